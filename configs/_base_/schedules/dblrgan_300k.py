@@ -1,0 +1,9 @@
+# The schedule of DBLRNet, for both players.
+_base_ = ['./dblrnet_300k.py']
+
+optim_wrapper = dict(
+    _delete_=True,
+    constructor='MultiOptimWrapperConstructor',
+    generator=dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-4)),
+    discriminator=dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-4)),
+)

@@ -1,0 +1,12 @@
+# A small DBLRNet on the clips of the repository, minutes on a CPU: to see everything work.
+_base_ = [
+    '_base_/sample_runtime.py',
+    '_base_/models/dblrnet.py',
+    '_base_/datasets/sample.py',
+    '_base_/schedules/sample.py',
+]
+
+model = dict(
+    generator=dict(mid_channels=16, num_blocks=6, norm=None, residual=True),  # our variants
+)
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-3))

@@ -1,0 +1,54 @@
+"""The transforms that MMagic lacks; flips, transposition, reversal and crops are MMagic's."""
+
+import numpy as np
+
+from dblrgan_mm import compat
+
+compat.apply()
+
+from mmagic.datasets.transforms import LoadImageFromFile
+from mmagic.registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module()
+class LoadClipFrames(LoadImageFromFile):
+    """MMagic's ``LoadImageFromFile`` that says which frame is at fault.
+
+    MMagic's fails on an unreadable image with "'NoneType' object has no attribute 'ndim'" and
+    lets frames of different sizes pass. Arguments, keys and results are the same; frames are
+    (h, w, 3), uint8 by default, in the channel order asked for ('rgb' in this project's configs,
+    where MMagic's default is 'bgr').
+
+    Raises:
+        ValueError: for an image that cannot be decoded, and for frames of one window, blurry or
+            sharp, that differ in size.
+    """
+
+    def _load_image(self, filename: str) -> np.ndarray:
+        try:
+            image = super()._load_image(filename)
+        except FileNotFoundError:
+            raise ValueError(f'{filename} has vanished since the data set was listed') from None
+        except Exception as error:  # an empty file makes OpenCV raise in place of returning None
+            raise ValueError(f'{filename} cannot be decoded ({error})') from error
+        if image is None:
+            raise ValueError(
+                f'{filename} cannot be decoded: truncated, or not an image. Copy it again.'
+            )
+        return image
+
+    def transform(self, results: dict) -> dict:
+        results = super().transform(results)
+        shapes, paths = results[f'ori_{self.key}_shape'], results[f'{self.key}_path']
+        if not isinstance(paths, list):
+            shapes, paths = [shapes], [paths]
+        # sharp frames are held against the blurry ones where those were loaded before
+        expected = results.get('ori_img_shape', shapes)
+        expected = expected[0] if isinstance(expected, list) else expected
+        for shape, path in zip(shapes, paths, strict=False):
+            if shape != expected:
+                raise ValueError(
+                    f'{path} has {shape[1]}x{shape[0]} pixels, other frames of its clip have '
+                    f'{expected[1]}x{expected[0]}. Frames of a clip must be of equal size.'
+                )
+        return results

@@ -1,0 +1,150 @@
+"""The data set of video clips: windows of blurry frames and their sharp frames."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.dataset import BaseDataset
+
+from dblrgan_mm import compat
+
+compat.apply()
+
+from mmagic.registry import DATASETS
+
+from dblrgan_mm.datasets.layouts import LAYOUTS, DatasetError
+
+
+@DATASETS.register_module()
+class VideoClipDataset(BaseDataset):
+    """Windows of consecutive frames, each within one clip.
+
+    Reads a benchmark's own folders, with any image type and numbering. Before training starts it
+    has compared the blurry and sharp frames of every clip by name. An item holds what MMagic's
+    transforms expect:
+
+    - ``img_path``: the ``num_frames`` blurry frames of the window, in order;
+    - ``gt_path``: a list of the sharp centre frame (``gt='centre'``), or of all sharp frames of
+      the window (``gt='window'``, for a discriminator that judges clips);
+    - ``key``: '<clip>/<name of the centre frame>';
+    - ``middle_of_clip``: whether the centre frame is the middle one of its clip;
+    - ``num_input_frames`` and ``num_output_frames``.
+
+    Args:
+        data_root: the data set's folder.
+        split: its part, as the layout names it: 'train' or 'test' for GoPro.
+        layout: where the frames are, a name in ``dblrgan_mm.datasets.layouts.LAYOUTS``.
+        layout_args: further arguments of the layout, e.g. ``dict(blur='blur_gamma')``.
+        num_frames: frames in a window, odd.
+        gt: 'centre' or 'window'.
+        padding: what stands in for frames beyond a clip's ends: 'reflection' (of 0 1 2 3 the
+            window around 0 is 2 1 0 1 2), 'replicate' (0 0 0 1 2), or None: no window reaches
+            beyond, so that a clip's first and last ``num_frames // 2`` frames are never a centre.
+            By default None where ``test_mode`` is off, and 'reflection' where it is on, so that
+            a test covers every frame exactly once.
+        pipeline: transforms.
+        test_mode: as in MMEngine.
+        **kwargs: further arguments of MMEngine's ``BaseDataset``.
+
+    Raises:
+        ValueError: for an argument outside of these.
+        DatasetError: for a root without clips, and for a clip whose frames are missing, do not
+            match, are numbered with gaps or are fewer than a window; from ``__getitem__`` for a
+            frame that cannot be used. Each names the clip and, where there is one, the frame.
+    """
+
+    METAINFO = dict(dataset_type='video_clip', task_name='video_deblurring')
+
+    def __init__(
+        self,
+        data_root: str,
+        split: str,
+        layout: str = 'gopro',
+        layout_args: dict | None = None,
+        num_frames: int = 5,
+        gt: str = 'centre',
+        padding: str | None = 'auto',
+        pipeline: Sequence = (),
+        test_mode: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if layout not in LAYOUTS:
+            raise ValueError(f'layout must be one of {", ".join(LAYOUTS)}, got {layout!r}')
+        if num_frames < 1 or num_frames % 2 == 0:
+            raise ValueError(
+                f'num_frames must be odd, so that a centre frame exists, got {num_frames}'
+            )
+        if gt not in ('centre', 'window'):
+            raise ValueError(f"gt must be 'centre' or 'window', got {gt!r}")
+        if padding == 'auto':
+            padding = 'reflection' if test_mode else None
+        if padding not in ('reflection', 'replicate', None):
+            raise ValueError(f"padding must be 'reflection', 'replicate' or None, got {padding!r}")
+        self.split = split
+        self.layout = layout
+        self.layout_args = layout_args or {}
+        self.num_frames = num_frames
+        self.gt = gt
+        self.padding = padding
+        super().__init__(
+            data_root=data_root, pipeline=list(pipeline), test_mode=test_mode, **kwargs
+        )
+
+    def load_data_list(self) -> list[dict]:
+        """One entry a window, clip by clip in the order of their names."""
+        clips = LAYOUTS[self.layout](Path(self.data_root), self.split, **self.layout_args)
+        return [window for clip in clips for window in self._windows(clip)]
+
+    def _windows(self, clip) -> list[dict]:
+        half = self.num_frames // 2
+        length = len(clip.blurry)
+        margin = half if self.padding is None else 0
+        if length <= 2 * margin:
+            raise DatasetError(
+                f'clip {clip.name}: {length} frames are fewer than the window of '
+                f'{self.num_frames}. Remove the clip, or set num_frames or padding.'
+            )
+        windows = []
+        for centre in range(margin, length - margin):
+            indices = [
+                pad_index(centre + offset, length, self.padding)
+                for offset in range(-half, half + 1)
+            ]
+            sharp = indices if self.gt == 'window' else [centre]
+            windows.append(
+                dict(
+                    key=f'{clip.name}/{Path(clip.blurry[centre]).stem}',
+                    middle_of_clip=centre == length // 2,
+                    img_path=[clip.blurry[i] for i in indices],
+                    gt_path=[clip.sharp[i] for i in sharp],
+                    num_input_frames=self.num_frames,
+                    num_output_frames=len(sharp),
+                )
+            )
+        return windows
+
+    def prepare_data(self, idx: int) -> Any:
+        """Run the pipeline on one window; what fails in it is told with clip and frame."""
+        data_info = self.get_data_info(idx)
+        try:
+            return self.pipeline(data_info)
+        except Exception as error:
+            clip, frame = data_info['key'].split('/')
+            raise DatasetError(
+                f'clip {clip}, window around frame {frame}: {error} '
+                f'[{self.layout} layout, {self.split} split of {self.data_root}]'
+            ) from error
+
+
+def pad_index(index: int, length: int, padding: str | None) -> int:
+    """The frame that stands at ``index`` of a clip of ``length`` frames continued by ``padding``.
+
+    Example:
+        >>> [pad_index(i, 4, 'reflection') for i in range(-2, 6)]
+        [2, 1, 0, 1, 2, 3, 2, 1]
+    """
+    if padding == 'reflection' and length > 1:
+        period = 2 * (length - 1)
+        index = abs(index) % period
+        return min(index, period - index)
+    return min(max(index, 0), length - 1)

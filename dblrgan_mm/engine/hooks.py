@@ -1,0 +1,165 @@
+"""Hooks for training and testing video deblurring."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmagic.registry import HOOKS
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+
+class CheckpointMismatchError(Exception):
+    """The checkpoint belongs to another architecture."""
+
+
+@HOOKS.register_module()
+class CheckpointMatchHook(Hook):
+    """Refuses a checkpoint whose generator is not the model's.
+
+    MMEngine loads what fits and warns about the rest, so that a test of the wrong checkpoint
+    prints scores of random weights. Other parts, such as the discriminator, may be missing (a
+    DBLRGAN starts from a DBLRNet), but must fit where they are present.
+
+    Raises:
+        CheckpointMismatchError: names what is missing or of another shape.
+    """
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        # DDP wraps the parts of a GAN one by one; checkpoints are stored without the wrappers
+        expected = {
+            key.replace('.module.', '.', 1) if is_model_wrapper(part) else key: value
+            for name, part in model.named_children()
+            for key, value in part.state_dict(prefix=f'{name}.').items()
+        }
+        stored = checkpoint.get('state_dict', checkpoint)
+        faults = [
+            f'{key} is {tuple(stored[key].shape)} there, {tuple(value.shape)} here'
+            for key, value in expected.items()
+            if key in stored and stored[key].shape != value.shape
+        ]
+        faults += [
+            f'{key} is missing there'
+            for key in expected
+            if key.startswith('generator.') and key not in stored
+        ]
+        faults += [
+            f'{key} is unknown here'
+            for key in stored
+            if key.startswith('generator.') and key not in expected
+        ]
+        if faults:
+            raise CheckpointMismatchError(
+                f'the checkpoint is of another architecture than the config: {faults[0]}'
+                + (f' (and {len(faults) - 1} more)' if len(faults) > 1 else '')
+                + '. Use the config that it was trained with, or correct model.generator.'
+            )
+
+
+@HOOKS.register_module()
+class ClipVisualizationHook(Hook):
+    """Draws one picture a clip, of its middle frame, in validation and test.
+
+    MMagic's ``BasicVisualizationHook`` draws every n-th batch. Needs the key
+    ``middle_of_clip`` of ``VideoClipDataset`` among the meta keys of ``PackInputs``.
+
+    Args:
+        max_clips: pictures a validation, at most (on each process). A test draws every clip.
+    """
+
+    def __init__(self, max_clips: int = 4) -> None:
+        self.max_clips = max_clips
+        self._drawn = 0
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self._drawn = 0
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence | None = None,
+    ) -> None:
+        self._draw(runner, outputs, self.max_clips)
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence | None = None,
+    ) -> None:
+        self._draw(runner, outputs, None)
+
+    def _draw(self, runner: Runner, outputs: Sequence, limit: int | None) -> None:
+        for sample in outputs:
+            if sample.metainfo.get('middle_of_clip') and (limit is None or self._drawn < limit):
+                runner.visualizer.add_datasample(sample, step=runner.iter)
+                self._drawn += 1
+
+
+@HOOKS.register_module()
+class TrainingCurvesHook(Hook):
+    """Draws what the log recorded as ``curves.png`` in the work dir, at the end and on the way.
+
+    One panel a quantity against the iterations; a resumed run is drawn whole. Reads the
+    ``scalars.json`` of ``LocalVisBackend``.
+    """
+
+    priority = 'VERY_LOW'
+    _SKIPPED = ('time', 'data_time', 'iter', 'step', 'memory')
+
+    @master_only
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        self._draw(runner)
+
+    @master_only
+    def after_train(self, runner: Runner) -> None:
+        path = self._draw(runner)
+        if path is not None:
+            runner.logger.info(f'Training curves: {path}')
+
+    def _draw(self, runner: Runner) -> Path | None:
+        work_dir = Path(runner.work_dir)
+        curves = read_scalars(work_dir, skip=self._SKIPPED)
+        return plot_curves(curves, work_dir / 'curves.png') if curves else None
+
+
+def read_scalars(work_dir: Path, skip: Sequence[str] = ()) -> dict[str, dict[int, float]]:
+    """Logged values of all runs in a work dir, {name: {iteration: value}}; later runs win."""
+    curves: dict[str, dict[int, float]] = defaultdict(dict)
+    for file in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in file.read_text().splitlines():
+            record = json.loads(line)
+            step = record.get('step')
+            for name, value in record.items():
+                if name not in skip and isinstance(value, (int, float)) and step is not None:
+                    curves[name][step] = value
+    return dict(curves)
+
+
+def plot_curves(curves: dict[str, dict[int, float]], path: Path) -> Path:
+    """Draw curves ({name: {iteration: value}}) into a PNG, one panel each."""
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout='constrained')
+    for i, (name, points) in enumerate(sorted(curves.items())):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        steps = sorted(points)
+        values = [points[s] for s in steps]
+        axes.plot(steps, values, marker='.' if len(steps) < 30 else None)
+        if 0 < 10 * min(values) < max(values):
+            axes.set_yscale('log')
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel('iteration', fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+    return path

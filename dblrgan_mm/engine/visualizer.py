@@ -1,0 +1,91 @@
+"""Pictures of a restored frame beside its blurry and its sharp frame."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from mmagic.registry import VISUALIZERS
+from mmengine.visualization import Visualizer
+
+_LABEL_HEIGHT = 22
+
+
+@VISUALIZERS.register_module()
+class DeblurVisualizer(Visualizer):
+    """Draws blurry | restored | sharp, and below each an enlarged crop of the same place.
+
+    MMagic's ``ConcatImageVisualizer`` stacks all frames of the input window and names files by
+    the frame alone, so that clips numbered alike overwrite each other. Files are named
+    '<clip>_<frame>_<iteration>.png'.
+
+    Args:
+        name: instance name, as in MMEngine.
+        zoom: enlargement of the crop, which is 1/zoom of the frame's width and height. It lies
+            where the network changed the frame most.
+        *args, **kwargs: for MMEngine's ``Visualizer``, e.g. ``vis_backends``.
+    """
+
+    def __init__(self, name: str = 'visualizer', *args, zoom: int = 4, **kwargs) -> None:
+        super().__init__(name, *args, **kwargs)
+        self.zoom = zoom
+
+    def add_datasample(self, data_sample, step: int = 0) -> None:
+        """Draw one sample into every backend.
+
+        Args:
+            data_sample: ``DataSample`` of a model in 'predict' mode: ``input`` (t, c, h, w),
+                ``output.pred_img`` (c, h, w) and, where there is one, ``gt_img`` (c, h, w), all
+                BGR in [0, 255].
+            step: iteration, for the file's name.
+        """
+        window = data_sample.input
+        frames = {
+            'blurry': window[len(window) // 2] if window.ndim == 4 else window,
+            'restored': data_sample.output.pred_img,
+        }
+        if 'gt_img' in data_sample:
+            frames['sharp'] = data_sample.gt_img
+        picture = compare_frames(
+            [_to_rgb(frame) for frame in frames.values()], list(frames), self.zoom
+        )
+        clip, frame = data_sample.metainfo['key'].split('/')
+        for backend in self._vis_backends.values():
+            backend.add_image(f'{clip}_{frame}', picture, step)
+
+
+def compare_frames(frames: Sequence[np.ndarray], labels: Sequence[str], zoom: int) -> np.ndarray:
+    """Frames side by side under their labels, and below an enlarged crop of each.
+
+    Args:
+        frames: (h, w, 3), uint8, RGB, of equal size, at least two; the crop is taken where the
+            first two differ most.
+        labels: one a frame.
+        zoom: enlargement, without interpolation.
+
+    Returns:
+        (2 h' + label height, len(frames) * w', 3), uint8, RGB.
+    """
+    height, width = frames[0].shape[:2]
+    crop_h, crop_w = max(1, height // zoom), max(1, width // zoom)
+    change = np.abs(frames[0].astype(np.float32) - frames[1]).mean(axis=2)
+    # mean over the crop anchored at each pixel; the last crop_h - 1 rows and columns do not fit
+    mean = cv2.boxFilter(change, -1, (crop_w, crop_h), anchor=(0, 0))
+    mean = mean[: height - crop_h + 1, : width - crop_w + 1]
+    top, left = np.unravel_index(int(mean.argmax()), mean.shape)
+
+    columns = []
+    for frame, label in zip(frames, labels, strict=False):
+        title = np.full((_LABEL_HEIGHT, width, 3), 255, np.uint8)
+        cv2.putText(title, label, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+        framed = np.ascontiguousarray(frame)
+        cv2.rectangle(framed, (left, top), (left + crop_w - 1, top + crop_h - 1), (255, 220, 0), 1)
+        crop = frame[top : top + crop_h, left : left + crop_w]
+        enlarged = cv2.resize(crop, (width, height), interpolation=cv2.INTER_NEAREST)
+        columns.append(np.concatenate([title, framed, enlarged]))
+    return np.concatenate(columns, axis=1)
+
+
+def _to_rgb(frame: torch.Tensor) -> np.ndarray:
+    """(3, h, w) BGR in [0, 255] to (h, w, 3) RGB uint8."""
+    return frame.detach().cpu().flip(0).clamp(0, 255).round().byte().permute(1, 2, 0).numpy()

@@ -1,0 +1,34 @@
+"""The score of doing nothing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmagic.registry import METRICS
+from mmengine.evaluator import BaseMetric
+
+
+@METRICS.register_module()
+class InputMetric:
+    """Applies a metric to the blurry centre frame in place of the restored one.
+
+    Its results are printed as 'input/<name>' beside those of the restored frames.
+
+    Args:
+        metric: config of a metric of MMagic that compares ``pred_img`` with ``gt_img``, such as
+            ``dict(type='PSNR')``.
+    """
+
+    def __init__(self, metric: dict) -> None:
+        self._metric: BaseMetric = METRICS.build(dict(metric, prefix='input'))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__['_metric'], name)  # sampler mode, prepare, evaluate, ...
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Process one batch; ``input`` is (t, c, h, w) or (c, h, w), BGR in [0, 255]."""
+        samples = []
+        for sample in data_samples:
+            window = sample['input']
+            frame = window[len(window) // 2] if window.ndim == 4 else window
+            samples.append({**sample, 'output': dict(pred_img=frame)})
+        self._metric.process(data_batch, samples)

@@ -1,0 +1,181 @@
+"""What tools/train.py and tools/test.py share: arguments, config, processes, errors.
+
+Imports nothing heavy at the top, so that ``--help`` answers at once.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# (rank, world size, local rank) as each launcher tells them
+_RANK_VARIABLES = {
+    'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+}
+
+
+class LaunchError(Exception):
+    """A command was called with something that cannot work; the message says what to do."""
+
+
+def argument_parser(description: str) -> argparse.ArgumentParser:
+    """The options that MMagic users know, as far as training and testing share them."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--work-dir',
+        help='where checkpoints, logs and pictures go (default: work_dirs/<name of the config>)',
+    )
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision; needs a GPU')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='override settings, e.g. train_dataloader.batch_size=8; lists as "[a,b]"',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', *_RANK_VARIABLES],
+        default='none',
+        help='job launcher; without a GPU the processes talk by gloo',
+    )
+    # torch.distributed.launch passes it; torchrun sets the environment variable
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def load_config(args: argparse.Namespace) -> Any:
+    """The config file with the command line's overrides, as an ``mmengine.Config``.
+
+    Raises:
+        LaunchError: if the config is missing, the work dir cannot be written, or ``--amp`` is
+            asked for without a GPU.
+    """
+    from mmengine.config import Config, DictAction
+
+    if not Path(args.config).is_file():
+        raise LaunchError(f'no config file {args.config}. The configs are in configs/.')
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    cfg.merge_from_dict(_parse_options(args.cfg_options, DictAction))
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = os.path.join('work_dirs', Path(args.config).stem)
+    _require_writable(cfg.work_dir)
+
+    import torch
+
+    if args.amp and not torch.cuda.is_available():
+        raise LaunchError(
+            '--amp needs a GPU, and torch sees none; leave --amp out to run in float32'
+        )
+    if args.launcher != 'none':
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+        if not torch.cuda.is_available():
+            _init_gloo(args.launcher)
+    return cfg
+
+
+def _parse_options(options: list[str], action: Any) -> dict:
+    """KEY=VALUE pairs, the values read as MMEngine's ``DictAction`` reads them."""
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument('--cfg-options', nargs='+', action=action)
+    for option in options:
+        if '=' not in option:
+            raise LaunchError(f'--cfg-options takes KEY=VALUE, got {option!r}')
+    if not options:
+        return {}
+    return parser.parse_args(['--cfg-options', *options]).cfg_options
+
+
+def _require_writable(work_dir: str) -> None:
+    try:
+        os.makedirs(work_dir, exist_ok=True)
+        with tempfile.TemporaryFile(dir=work_dir):
+            pass
+    except OSError as error:
+        raise LaunchError(
+            f'cannot write to the work dir {os.path.abspath(work_dir)} ({error.strerror}); '
+            'choose another with --work-dir'
+        ) from error
+
+
+def _init_gloo(launcher: str) -> None:
+    """Start the process group on a machine without GPUs.
+
+    MMEngine's launchers call ``torch.cuda.set_device`` and fail there; they leave a process
+    group alone that exists already.
+    """
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        return
+    missing = [name for name in _RANK_VARIABLES[launcher] if name not in os.environ]
+    if missing:
+        raise LaunchError(
+            f'--launcher {launcher} finds no {missing[0]} in the environment; '
+            'start the command by tools/dist_train.sh, tools/dist_test.sh or tools/slurm_*.sh'
+        )
+    rank, world_size, local_rank = (os.environ[name] for name in _RANK_VARIABLES[launcher])
+    os.environ.update(RANK=rank, WORLD_SIZE=world_size, LOCAL_RANK=local_rank)
+    os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
+    os.environ.setdefault('MASTER_PORT', '29500')
+    dist.init_process_group('gloo')
+
+
+def check_checkpoint(path: str) -> None:
+    """Raise :class:`LaunchError` unless ``path`` is a file that torch loads without code."""
+    import pickle
+
+    import torch
+
+    if path.startswith(('http://', 'https://')):
+        return
+    if not os.path.isfile(path):
+        raise LaunchError(
+            f'no checkpoint {path}. A training run names its newest one in '
+            '<work dir>/last_checkpoint.'
+        )
+    try:
+        torch.load(path, map_location='cpu', weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise LaunchError(
+            f'{path} is not a checkpoint that can be loaded safely: it is damaged, of another '
+            f'kind, or carries code ({str(error).splitlines()[0]})'
+        ) from error
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a command; what its user can mend ends it with one line on stderr and exit code 1."""
+    try:
+        main()
+    except Exception as error:
+        message = _user_message(error)
+        if message is None:
+            raise
+        print(f'error: {message}', file=sys.stderr)
+        sys.exit(1)
+
+
+def _user_message(error: BaseException) -> str | None:
+    """The message of the first of our errors in the chain; None where there is none."""
+    from dblrgan_mm.datasets.layouts import DatasetError
+    from dblrgan_mm.engine.hooks import CheckpointMismatchError
+
+    chain: BaseException | None = error
+    found = None
+    while chain is not None:
+        if isinstance(chain, (LaunchError, DatasetError, CheckpointMismatchError)):
+            found = chain
+        chain = chain.__cause__ or chain.__context__
+    if found is None:
+        return None
+    # a data loader's worker hands over its whole traceback as the message
+    return str(found).rsplit(f'{type(found).__name__}: ', 1)[-1].strip()

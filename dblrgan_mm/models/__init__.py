@@ -1,0 +1,39 @@
+"""Networks, losses and the DBLRGAN model, registered in ``mmagic.registry.MODELS``.
+
+``DBLRGAN`` builds on ``mmagic.models``, which takes ten seconds to import. It is registered by the
+first look-up in the registry, which imports ``mmagic.models`` anyway, so the networks and losses
+stay quick to import by themselves.
+"""
+
+from dblrgan_mm import compat
+
+compat.apply()
+
+from mmagic.registry import MODELS
+
+from dblrgan_mm.models.color import rgb_to_luma
+from dblrgan_mm.models.dblrnet import DBLRNet
+from dblrgan_mm.models.discriminator import FrameSequenceDiscriminator
+from dblrgan_mm.models.losses import AdversarialLoss, ContentLoss
+
+__all__ = [
+    'DBLRGAN',
+    'AdversarialLoss',
+    'ContentLoss',
+    'DBLRNet',
+    'FrameSequenceDiscriminator',
+    'rgb_to_luma',
+]
+
+if MODELS._imported:  # somebody has looked something up before: nothing left to wait for
+    from dblrgan_mm.models.dblrgan import DBLRGAN
+else:
+    MODELS._locations.append('dblrgan_mm.models.dblrgan')
+
+
+def __getattr__(name: str):
+    if name == 'DBLRGAN':
+        from dblrgan_mm.models.dblrgan import DBLRGAN
+
+        return DBLRGAN
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,0 +1,31 @@
+"""Luma after ITU-R BT.601 with full range, the Y of JPEG and of OpenCV's YCrCb."""
+
+import torch
+
+_KR, _KG, _KB = 0.299, 0.587, 0.114
+
+
+def rgb_to_luma(rgb: torch.Tensor) -> torch.Tensor:
+    """Luma Y of RGB frames.
+
+    In BT.601 full range, Y = 0.299 R + 0.587 G + 0.114 B and R, G, B differ from Y only by a
+    function of the chroma (Cb, Cr). So a frame with luma Y' and its old chroma is
+    ``rgb + (Y' - Y)``, the same for all three channels, which is how DBLRNet joins them.
+
+    Args:
+        rgb: (..., 3, h, w), RGB order, any linear range ([0, 1] in this project).
+
+    Returns:
+        (..., 1, h, w), in the same range.
+
+    Raises:
+        ValueError: if the third axis from the right is not 3.
+
+    Example:
+        >>> rgb_to_luma(torch.ones(5, 3, 4, 4)).shape
+        torch.Size([5, 1, 4, 4])
+    """
+    if rgb.ndim < 3 or rgb.shape[-3] != 3:
+        raise ValueError(f'rgb_to_luma takes RGB frames (..., 3, h, w), got {tuple(rgb.shape)}')
+    red, green, blue = rgb.unbind(-3)
+    return (_KR * red + _KG * green + _KB * blue).unsqueeze(-3)

@@ -1,0 +1,194 @@
+"""DBLRGAN: DBLRNet trained against the discriminator of frame sequences."""
+
+import torch
+from mmagic.models.base_models import BaseEditModel
+from mmagic.models.utils import set_requires_grad
+from mmagic.registry import MODELS
+from mmengine.model import ExponentialMovingAverage, is_model_wrapper
+from mmengine.optim import OptimWrapperDict
+from torch import nn
+
+
+@MODELS.register_module()
+class DBLRGAN(BaseEditModel):
+    """Generator and discriminator, each under its own optimiser.
+
+    Loss of the generator (Zhang et al., IEEE TIP 28(1), 2019): content loss plus ``loss_weight``
+    of ``gan_loss`` times adversarial loss. What the discriminator judges is ours: the restored
+    centre frame set into its sharp neighbours against the sharp clip itself, so the restored
+    frame must fit its neighbours in time. A discriminator without ``num_frames``, such as those
+    of MMagic, judges the restored frame alone.
+
+    Also ours: the discriminator sees sharp and restored clips in one batch, so that its batch
+    statistics do not tell them apart, and judges with its running statistics when the generator
+    learns.
+
+    Args:
+        generator: config of a network (n, t, c, h, w) to (n, c, h, w), such as ``DBLRNet``.
+        discriminator: config of a network that gives logits.
+        pixel_loss: config of the content loss.
+        gan_loss: config of the adversarial loss, ``AdversarialLoss`` or MMagic's ``GANLoss``.
+        ema: arguments of MMEngine's ``ExponentialMovingAverage`` (e.g. ``dict(momentum=1e-3)``)
+            to average the generator's weights while it trains; the average is what is validated
+            and tested. None: no average.
+        train_cfg: ``gen_init_steps`` (default 0) iterations at the start train the generator
+            alone, by content loss; ``disc_init_steps`` (default 0) iterations after those train
+            the discriminator alone. The count is stored in the checkpoint.
+        test_cfg: unused, for MMagic's interface.
+        init_cfg: MMEngine's initialisation config.
+        data_preprocessor: config; must bring frames to RGB in [0, 1].
+
+    In training, ``gt_img`` is the window of sharp frames (n, t, c, h, w); a single frame
+    (n, c, h, w) is enough where the discriminator judges single frames.
+    """
+
+    def __init__(
+        self,
+        generator: dict,
+        discriminator: dict,
+        pixel_loss: dict,
+        gan_loss: dict,
+        ema: dict | None = None,
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
+        init_cfg: dict | None = None,
+        data_preprocessor: dict | None = None,
+    ) -> None:
+        super().__init__(
+            generator=generator,
+            pixel_loss=pixel_loss,
+            train_cfg=train_cfg,
+            test_cfg=test_cfg,
+            init_cfg=init_cfg,
+            data_preprocessor=data_preprocessor,
+        )
+        self.discriminator = MODELS.build(discriminator)
+        self.gan_loss = MODELS.build(gan_loss)
+        self.generator_ema = ExponentialMovingAverage(self.generator, **ema) if ema else None
+        train_cfg = train_cfg or {}
+        self.gen_init_steps = train_cfg.get('gen_init_steps', 0)
+        self.disc_init_steps = train_cfg.get('disc_init_steps', 0)
+        self.judged_frames = getattr(self.discriminator, 'num_frames', None)
+        self.register_buffer('step_counter', torch.tensor(0))  # iterations, saved and resumed
+
+    def forward_tensor(self, inputs: torch.Tensor, data_samples=None) -> torch.Tensor:
+        """Restored frames (n, c, h, w), by the averaged generator once there is one."""
+        average = self.generator_ema
+        use_average = average is not None and not self.training and average.steps > 0
+        return (average if use_average else self.generator)(inputs)
+
+    def forward_train(self, inputs: torch.Tensor, data_samples=None) -> dict:
+        """Content loss alone, as for a model without a discriminator."""
+        restored = self.forward_tensor(inputs, data_samples)
+        return dict(loss=self.pixel_loss(restored, self.centre_frame(data_samples.gt_img)))
+
+    @staticmethod
+    def centre_frame(sharp: torch.Tensor) -> torch.Tensor:
+        """The centre of windows (n, t, c, h, w); frames (n, c, h, w) are returned as they are."""
+        return sharp[:, sharp.shape[1] // 2] if sharp.ndim == 5 else sharp
+
+    def judged_clips(
+        self, restored: torch.Tensor, sharp: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The two clips that the discriminator has to tell apart.
+
+        Args:
+            restored: (n, c, h, w).
+            sharp: (n, t, c, h, w) or (n, c, h, w).
+
+        Returns:
+            Clip with the restored frame in the centre, and the sharp clip, both
+            (n, ``discriminator.num_frames``, c, h, w), or (n, c, h, w) where the discriminator
+            takes images.
+
+        Raises:
+            ValueError: if the data set gives fewer sharp frames than the discriminator judges.
+        """
+        count = self.judged_frames
+        given = sharp.shape[1] if sharp.ndim == 5 else 1
+        if count is None:
+            return restored, self.centre_frame(sharp)
+        if given < count or (given - count) % 2:
+            raise ValueError(
+                f'the discriminator judges clips of {count} frames, but the data set gives '
+                f"{given} sharp frame(s); set gt='window' and num_frames={count} or more in the "
+                'training data set'
+            )
+        if sharp.ndim == 4:
+            return restored.unsqueeze(1), sharp.unsqueeze(1)
+        first = (given - count) // 2
+        sharp = sharp[:, first : first + count]
+        before, _, after = sharp.split([count // 2, 1, count - count // 2 - 1], dim=1)
+        return torch.cat([before, restored.unsqueeze(1), after], dim=1), sharp
+
+    def generator_losses(
+        self, restored: torch.Tensor, sharp: torch.Tensor, adversarial: bool = True
+    ) -> dict:
+        """``loss_pix`` and, if asked for, ``loss_gan``."""
+        losses = dict(loss_pix=self.pixel_loss(restored, self.centre_frame(sharp)))
+        if adversarial:
+            judge = _unwrap(self.discriminator)
+            training = judge.training
+            judge.eval()  # running statistics
+            logits = judge(self.judged_clips(restored, sharp)[0])
+            judge.train(training)
+            losses['loss_gan'] = self.gan_loss(logits, target_is_real=True, is_disc=False)
+        return losses
+
+    def discriminator_losses(self, restored: torch.Tensor, sharp: torch.Tensor) -> dict:
+        """``loss_disc_real``, ``loss_disc_fake``, and for the log ``disc_accuracy``: the share of
+        pairs in which the sharp clip gets the higher logit."""
+        fake, real = self.judged_clips(restored.detach(), sharp)
+        logits = self.discriminator(torch.cat([real, fake.to(real.dtype)]))
+        logits_real, logits_fake = logits.chunk(2)
+        return dict(
+            loss_disc_real=self.gan_loss(logits_real, target_is_real=True, is_disc=True),
+            loss_disc_fake=self.gan_loss(logits_fake, target_is_real=False, is_disc=True),
+            disc_accuracy=(logits_real > logits_fake).float().mean(),
+        )
+
+    def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> dict:
+        """One iteration of both players.
+
+        Args:
+            data: a batch from the data loader.
+            optim_wrapper: with the keys ``generator`` and ``discriminator``.
+
+        Returns:
+            Values for the log.
+        """
+        data = self.data_preprocessor(data, True)
+        blurry, sharp = data['inputs'], data['data_samples'].gt_img
+        step = self.step_counter.item() - self.gen_init_steps
+        adversarial = step >= 0
+        run_generator = not 0 <= step < self.disc_init_steps
+        optim_g, optim_d = optim_wrapper['generator'], optim_wrapper['discriminator']
+        log_vars: dict = {}
+
+        with optim_g.optim_context(self.generator), torch.set_grad_enabled(run_generator):
+            restored = self.generator(blurry)
+            if run_generator:
+                set_requires_grad(self.discriminator, False)
+                losses = self.generator_losses(restored, sharp, adversarial)
+                set_requires_grad(self.discriminator, True)
+        if run_generator:
+            loss, logged = self.parse_losses(losses)
+            optim_g.update_params(loss)
+            log_vars.update(logged)
+            if self.generator_ema is not None and optim_g.should_update():
+                self.generator_ema.update_parameters(_unwrap(self.generator))
+
+        if adversarial:
+            with optim_d.optim_context(self.discriminator):
+                losses = self.discriminator_losses(restored, sharp)
+            loss, logged = self.parse_losses(losses)
+            optim_d.update_params(loss)
+            log_vars.update(logged)
+
+        log_vars.pop('loss', None)  # a sum over one of two players: no use in a log
+        self.step_counter += 1
+        return log_vars
+
+
+def _unwrap(module: nn.Module) -> nn.Module:
+    return module.module if is_model_wrapper(module) else module

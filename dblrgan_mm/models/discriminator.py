@@ -1,0 +1,108 @@
+"""The discriminator of frame sequences."""
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.model import BaseModule
+from torch import nn
+
+from dblrgan_mm import compat
+
+compat.apply()
+
+from mmagic.registry import MODELS
+
+
+@MODELS.register_module()
+class FrameSequenceDiscriminator(BaseModule):
+    """Judges whether a clip is sharp or holds a restored frame.
+
+    A VGG-like binary classifier: 3x3 convolutions with batch normalisation and ReLU, 2 of 64
+    maps, 3 of 128, 4 of 256, 5 of 512, then fully connected layers of 4096, 4096 and the
+    decision, as described for the paper's image discriminator (Zhang et al., IEEE TIP 28(1),
+    2019). With ``num_frames=1`` it is that one. Ours: the frames of a clip enter as channels of
+    the first convolution (the same as one 3D convolution over the whole clip); the last
+    convolution of each group has stride 2; the maps are averaged over space before the fully
+    connected layers, so that any crop size fits; one logit in place of a softmax over two
+    classes, which is the same decision; the initialisation.
+
+    Args:
+        num_frames: frames t in a clip.
+        in_channels: channels c of a frame.
+        conv_channels: maps of the convolutions, one list a group.
+        fc_channels: units of the two hidden fully connected layers.
+        init_cfg: MMEngine's initialisation config.
+
+    Raises:
+        ValueError: if there is no frame; and on a forward pass with the wrong number of axes,
+            frames or channels.
+
+    Example:
+        >>> FrameSequenceDiscriminator(num_frames=5)(torch.rand(2, 5, 3, 64, 64)).shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(
+        self,
+        num_frames: int = 5,
+        in_channels: int = 3,
+        conv_channels: Sequence[Sequence[int]] = (
+            (64,) * 2,
+            (128,) * 3,
+            (256,) * 4,
+            (512,) * 5,
+        ),
+        fc_channels: int = 4096,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if num_frames < 1:
+            raise ValueError(f'a clip has at least one frame, got num_frames={num_frames}')
+        self.num_frames = num_frames
+        self.in_channels = in_channels
+
+        layers: list[nn.Module] = []
+        previous = num_frames * in_channels
+        for group in conv_channels:
+            for i, channels in enumerate(group):
+                stride = 2 if i == len(group) - 1 else 1
+                layers += [
+                    nn.Conv2d(previous, channels, 3, stride, padding=1, bias=False),
+                    nn.BatchNorm2d(channels),
+                    nn.ReLU(inplace=True),
+                ]
+                previous = channels
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classifier = nn.Sequential(
+            nn.Linear(previous, fc_channels),
+            nn.ReLU(inplace=True),
+            nn.Linear(fc_channels, fc_channels),
+            nn.ReLU(inplace=True),
+            nn.Linear(fc_channels, 1),
+        )
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        self.classifier[-1].weight.data *= 0.1  # start undecided
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Judge clips.
+
+        Args:
+            x: clips (n, t, c, h, w) in [0, 1], at least 16x16 pixels with the default groups; with
+                ``num_frames=1`` also images (n, c, h, w).
+
+        Returns:
+            Logits (n, 1): above 0 for 'sharp', below 0 for 'restored'.
+        """
+        if x.ndim == 4 and self.num_frames == 1:
+            x = x.unsqueeze(1)
+        if x.ndim != 5 or x.shape[1:3] != (self.num_frames, self.in_channels):
+            raise ValueError(
+                f'FrameSequenceDiscriminator(num_frames={self.num_frames}, '
+                f'in_channels={self.in_channels}) takes clips '
+                f'(n, {self.num_frames}, {self.in_channels}, h, w), got {tuple(x.shape)}'
+            )
+        return self.classifier(self.features(x.flatten(1, 2)))

@@ -1,0 +1,121 @@
+"""Content loss and adversarial loss."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dblrgan_mm import compat
+
+compat.apply()
+
+from mmagic.registry import MODELS
+
+from dblrgan_mm.models.color import rgb_to_luma
+
+
+@MODELS.register_module()
+class ContentLoss(nn.Module):
+    """Mean squared error over the pixels, the paper's content loss.
+
+    On luma by default, since DBLRNet restores luma and cannot change chroma.
+
+    Args:
+        color: 'luma' compares Y (BT.601), 'rgb' all three channels.
+        loss_weight: factor on the result.
+
+    Raises:
+        ValueError: for another ``color``, or for shapes that differ.
+
+    Example:
+        >>> ContentLoss()(torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8))
+        tensor(1.)
+    """
+
+    def __init__(self, color: str = 'luma', loss_weight: float = 1.0) -> None:
+        super().__init__()
+        if color not in ('luma', 'rgb'):
+            raise ValueError(f"color must be 'luma' or 'rgb', got {color!r}")
+        self.color = color
+        self.loss_weight = loss_weight
+
+    def forward(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Compare restored and sharp frames, both (..., 3, h, w), RGB in [0, 1]; a scalar."""
+        if pred.shape != target.shape:
+            raise ValueError(
+                f'restored frames {tuple(pred.shape)} and sharp frames {tuple(target.shape)} '
+                "differ in shape; a content loss wants the window's centre frame (gt='centre')"
+            )
+        difference = pred.float() - target.float()
+        if self.color == 'luma':
+            difference = rgb_to_luma(difference)
+        return self.loss_weight * difference.square().mean()
+
+
+@MODELS.register_module()
+class AdversarialLoss(nn.Module):
+    """Adversarial loss on a discriminator's logits; the interface of MMagic's ``GANLoss``.
+
+    With D the discriminator's probability of 'sharp', what the generator minimises is
+
+    - 'saturating': log(1 - D(restored)), the paper's form (Goodfellow et al., 2014, eq. 1);
+    - 'non_saturating': -log D(restored) (ibid., section 3);
+    - 'least_squares': (logit - 1)^2 (Mao et al., 2017, with labels 0 and 1);
+    - 'hinge': -logit (Lim and Ye, 2017).
+
+    The discriminator minimises the matching cross-entropy, squared or hinge loss.
+
+    Args:
+        form: one of the four names.
+        loss_weight: the paper's alpha; a factor for the generator only.
+
+    Raises:
+        ValueError: for another ``form``.
+
+    Example:
+        >>> AdversarialLoss('hinge')(torch.tensor([[2.0]]), target_is_real=True)
+        tensor(-2.)
+    """
+
+    FORMS = ('saturating', 'non_saturating', 'least_squares', 'hinge')
+
+    def __init__(self, form: str = 'saturating', loss_weight: float = 1.0) -> None:
+        super().__init__()
+        if form not in self.FORMS:
+            raise ValueError(f'form must be one of {", ".join(self.FORMS)}, got {form!r}')
+        self.form = form
+        self.loss_weight = loss_weight
+
+    def forward(
+        self, logits: torch.Tensor, target_is_real: bool, is_disc: bool = False
+    ) -> torch.Tensor:
+        """The loss, a scalar.
+
+        Args:
+            logits: (n, 1) or any other shape, from the discriminator.
+            target_is_real: for the discriminator, whether these are sharp clips; for the
+                generator, which wants to be taken for real, always True.
+            is_disc: the discriminator's side (True) or the generator's.
+        """
+        logits = logits.float()
+        if is_disc:
+            return self._discriminator_loss(logits, target_is_real)
+        if not target_is_real:
+            raise ValueError('the generator wants its frames taken for real: target_is_real=True')
+        return self.loss_weight * self._generator_loss(logits)
+
+    def _discriminator_loss(self, logits: torch.Tensor, real: bool) -> torch.Tensor:
+        if self.form == 'least_squares':
+            return (logits - float(real)).square().mean()
+        sign = -1.0 if real else 1.0
+        if self.form == 'hinge':
+            return F.relu(1 + sign * logits).mean()
+        return F.softplus(sign * logits).mean()  # binary cross-entropy with logits
+
+    def _generator_loss(self, logits: torch.Tensor) -> torch.Tensor:
+        if self.form == 'saturating':
+            return -F.softplus(logits).mean()  # log(1 - sigmoid(logit))
+        if self.form == 'non_saturating':
+            return F.softplus(-logits).mean()
+        if self.form == 'least_squares':
+            return (logits - 1).square().mean()
+        return -logits.mean()
