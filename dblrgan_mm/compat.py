@@ -200,3 +200,15 @@ def _history_statistic(owner: Any, name: str) -> Callable:
             f'a checkpoint asked for {name!r} of {owner!r}: refused, it may carry code'
         )
     return getattr(HistoryBuffer, name)
+
+
+if __name__ == '__main__':
+    # python -m dblrgan_mm.compat SCRIPT [ARGS]: run a script, such as one of MMagic's own tools,
+    # with the patches in place
+    import runpy
+
+    from dblrgan_mm import compat
+
+    compat.apply()
+    sys.argv = sys.argv[1:]
+    runpy.run_path(sys.argv[0], run_name='__main__')

@@ -62,7 +62,9 @@ def _subfolders(folder: Path, advice: str) -> list[Path]:
 def _paired(name: str, blurry: Path, sharp: Path) -> Clip:
     """A clip from two folders that must hold frames of the same names without gaps."""
     frames_of_blurry, frames_of_sharp = _frames(name, blurry), _frames(name, sharp)
-    for stem in frames_of_blurry.keys() ^ frames_of_sharp.keys():
+    for stem in (*frames_of_blurry, *frames_of_sharp):
+        if stem in frames_of_blurry and stem in frames_of_sharp:
+            continue
         missing = sharp if stem in frames_of_blurry else blurry
         raise DatasetError(
             f'clip {name}: {len(frames_of_blurry)} blurry frames but {len(frames_of_sharp)} sharp '

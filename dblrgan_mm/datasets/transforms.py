@@ -1,5 +1,6 @@
 """The transforms that MMagic lacks; flips, transposition, reversal and crops are MMagic's."""
 
+import cv2
 import numpy as np
 
 from dblrgan_mm import compat
@@ -29,8 +30,10 @@ class LoadClipFrames(LoadImageFromFile):
             image = super()._load_image(filename)
         except FileNotFoundError:
             raise ValueError(f'{filename} has vanished since the data set was listed') from None
-        except Exception as error:  # an empty file makes OpenCV raise in place of returning None
-            raise ValueError(f'{filename} cannot be decoded ({error})') from error
+        except OSError as error:
+            raise ValueError(f'{filename} cannot be read ({error})') from error
+        except cv2.error:  # for an empty file, and for any where RGB is asked for
+            image = None
         if image is None:
             raise ValueError(
                 f'{filename} cannot be decoded: truncated, or not an image. Copy it again.'

@@ -20,11 +20,11 @@ class FrameSequenceDiscriminator(BaseModule):
     A VGG-like binary classifier: 3x3 convolutions with batch normalisation and ReLU, 2 of 64
     maps, 3 of 128, 4 of 256, 5 of 512, then fully connected layers of 4096, 4096 and the
     decision, as described for the paper's image discriminator (Zhang et al., IEEE TIP 28(1),
-    2019). With ``num_frames=1`` it is that one. Ours: the frames of a clip enter as channels of
-    the first convolution (the same as one 3D convolution over the whole clip); the last
-    convolution of each group has stride 2; the maps are averaged over space before the fully
-    connected layers, so that any crop size fits; one logit in place of a softmax over two
-    classes, which is the same decision; the initialisation.
+    2019). With ``num_frames=1`` it is that one. Ours: the first group sees each frame for itself
+    and the second joins the maps of all frames, so that the sharpness of one frame can be held
+    against that of its neighbours; the last convolution of each group has stride 2; the maps are
+    averaged over space before the fully connected layers, so that any crop size fits; one logit
+    in place of a softmax over two classes, which is the same decision; the initialisation.
 
     Args:
         num_frames: frames t in a clip.
@@ -61,20 +61,15 @@ class FrameSequenceDiscriminator(BaseModule):
         self.num_frames = num_frames
         self.in_channels = in_channels
 
-        layers: list[nn.Module] = []
-        previous = num_frames * in_channels
-        for group in conv_channels:
-            for i, channels in enumerate(group):
-                stride = 2 if i == len(group) - 1 else 1
-                layers += [
-                    nn.Conv2d(previous, channels, 3, stride, padding=1, bias=False),
-                    nn.BatchNorm2d(channels),
-                    nn.ReLU(inplace=True),
-                ]
-                previous = channels
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        first, *others = conv_channels
+        self.frame_features = _conv_group(in_channels, first)
+        groups, channels = [], num_frames * first[-1]
+        for group in others:
+            groups.append(_conv_group(channels, group))
+            channels = group[-1]
+        self.features = nn.Sequential(*groups, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.classifier = nn.Sequential(
-            nn.Linear(previous, fc_channels),
+            nn.Linear(channels, fc_channels),
             nn.ReLU(inplace=True),
             nn.Linear(fc_channels, fc_channels),
             nn.ReLU(inplace=True),
@@ -105,4 +100,20 @@ class FrameSequenceDiscriminator(BaseModule):
                 f'in_channels={self.in_channels}) takes clips '
                 f'(n, {self.num_frames}, {self.in_channels}, h, w), got {tuple(x.shape)}'
             )
-        return self.classifier(self.features(x.flatten(1, 2)))
+        maps = self.frame_features(x.flatten(0, 1))
+        maps = maps.unflatten(0, x.shape[:2]).flatten(1, 2)
+        return self.classifier(self.features(maps))
+
+
+def _conv_group(in_channels: int, channels: Sequence[int]) -> nn.Sequential:
+    """conv-BN-ReLU for each number of channels, the last one with stride 2."""
+    layers: list[nn.Module] = []
+    for i, out_channels in enumerate(channels):
+        stride = 2 if i == len(channels) - 1 else 1
+        layers += [
+            nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        ]
+        in_channels = out_channels
+    return nn.Sequential(*layers)

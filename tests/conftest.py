@@ -1,0 +1,51 @@
+"""Shared fixtures: the repository's own clips."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+
+# opt out of a telemetry and update check of albumentations: tests use no network
+os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _reproducible():
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002  (MMagic's transforms draw from it)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _mmagic_scope():
+    """As under a runner: names in configs are looked up among MMagic's types."""
+    init_default_scope('mmagic')
+
+
+@pytest.fixture(scope='session')
+def repo() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope='session')
+def sample_root() -> Path:
+    return ROOT / 'tests' / 'data' / 'gopro'
+
+
+def _read(folder: Path) -> np.ndarray:
+    return np.stack([cv2.imread(str(path))[..., ::-1] for path in sorted(folder.iterdir())])
+
+
+@pytest.fixture(scope='session')
+def real_clip(sample_root) -> dict[str, torch.Tensor]:
+    """Blurry and sharp frames of one training clip, each (t, 3, h, w), RGB in [0, 1]."""
+    clip = sample_root / 'train' / 'gopro_walk_a'
+    return {
+        kind: torch.from_numpy(_read(clip / folder)).permute(0, 3, 1, 2).float() / 255
+        for kind, folder in (('blurry', 'blur'), ('sharp', 'sharp'))
+    }

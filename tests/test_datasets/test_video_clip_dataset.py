@@ -1,0 +1,311 @@
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from dblrgan_mm import launch
+from dblrgan_mm.datasets import DatasetError, VideoClipDataset
+from dblrgan_mm.datasets.video_clip_dataset import pad_index
+from hypothesis import given
+from hypothesis import strategies as st
+from mmagic.registry import DATASETS
+from mmengine.config import Config
+from torch.utils.data import DataLoader
+
+
+@pytest.fixture(scope='session')
+def config(repo) -> Config:
+    return Config.fromfile(repo / 'configs' / '_base_' / 'datasets' / 'gopro.py')
+
+
+def windows(root, split='test', **arguments) -> list[dict]:
+    dataset = VideoClipDataset(data_root=str(root), split=split, **arguments)
+    return [dataset.get_data_info(i) for i in range(len(dataset))]
+
+
+def numbers(paths) -> list[int]:
+    return [int(Path(path).stem) for path in paths]
+
+
+def images(paths) -> torch.Tensor:
+    """(t, 3, h, w), uint8, RGB, read by OpenCV."""
+    frames = np.stack([cv2.imread(path)[..., ::-1] for path in paths])
+    return torch.from_numpy(frames.transpose(0, 3, 1, 2).copy())
+
+
+class TestWindows:
+    def test_every_test_frame_once_and_in_order(self, sample_root):
+        keys = [w['key'] for w in windows(sample_root, test_mode=True)]
+        assert keys == [
+            *(f'sam2_blocks_carry/{n:06d}' for n in range(32, 42)),
+            *(f'sam2_blocks_two_hands/{n:06d}' for n in range(101, 111)),
+        ]
+
+    @pytest.mark.parametrize('padding', ['reflection', 'replicate', None])
+    @pytest.mark.parametrize('split', ['train', 'test'])
+    def test_never_across_clips(self, sample_root, split, padding):
+        for window in windows(sample_root, split, padding=padding, num_frames=7, gt='window'):
+            clip = window['key'].split('/')[0]
+            for paths, folder in ((window['img_path'], 'blur'), (window['gt_path'], 'sharp')):
+                assert len(paths) == 7
+                assert {Path(path).parent for path in paths} == {sample_root / split / clip / folder}
+
+    def test_training_windows_hold_real_frames_only(self, sample_root):
+        found = [w for w in windows(sample_root, 'train') if w['key'].startswith('gopro_walk_a')]
+        assert [numbers(w['img_path']) for w in found] == [
+            list(range(first, first + 5)) for first in range(47, 55)
+        ]
+
+    @pytest.mark.parametrize(
+        ('padding', 'expected'),
+        [
+            ('reflection', [[2, 1, 0, 1, 2], [1, 0, 1, 2, 3], [0, 1, 2, 3, 2], [1, 2, 3, 2, 1]]),
+            ('replicate', [[0, 0, 0, 1, 2], [0, 0, 1, 2, 3], [0, 1, 2, 3, 3], [1, 2, 3, 3, 3]]),
+        ],
+    )
+    def test_padding(self, write_clip, tmp_path, padding, expected):
+        write_clip('clip', range(4))
+        found = windows(tmp_path, padding=padding)
+        assert [numbers(w['img_path']) for w in found] == expected
+
+    @pytest.mark.parametrize(
+        ('length', 'padding', 'expected'),
+        [
+            (1, 'reflection', [[0] * 5]),
+            (1, 'replicate', [[0] * 5]),
+            (2, 'reflection', [[0, 1, 0, 1, 0], [1, 0, 1, 0, 1]]),
+            (2, 'replicate', [[0, 0, 0, 1, 1], [0, 0, 1, 1, 1]]),
+            (3, 'reflection', [[2, 1, 0, 1, 2], [1, 0, 1, 2, 1], [0, 1, 2, 1, 0]]),
+        ],
+    )
+    def test_clip_shorter_than_the_window(self, write_clip, tmp_path, length, padding, expected):
+        write_clip('clip', range(length))
+        assert [numbers(w['img_path']) for w in windows(tmp_path, padding=padding)] == expected
+
+    def test_clip_just_as_long_as_the_window(self, write_clip, tmp_path):
+        write_clip('clip', range(3, 8))
+        (window,) = windows(tmp_path)
+        assert numbers(window['img_path']) == [3, 4, 5, 6, 7]
+        assert window['middle_of_clip']
+
+    def test_single_frames(self, write_clip, tmp_path):
+        write_clip('clip', range(3))
+        assert [numbers(w['img_path']) for w in windows(tmp_path, num_frames=1)] == [[0], [1], [2]]
+
+    def test_sharp_centre(self, sample_root):
+        for window in windows(sample_root, test_mode=True):
+            assert window['num_input_frames'] == 5
+            assert window['num_output_frames'] == 1
+            centre = Path(window['img_path'][2])
+            assert window['gt_path'] == [str(centre.parents[1] / 'sharp' / centre.name)]
+
+    def test_sharp_window(self, sample_root):
+        for window in windows(sample_root, test_mode=True, gt='window'):
+            assert window['num_output_frames'] == 5
+            assert numbers(window['gt_path']) == numbers(window['img_path'])
+            assert {Path(path).parent.name for path in window['gt_path']} == {'sharp'}
+
+    @pytest.mark.parametrize('padding', ['reflection', None])
+    def test_one_middle_a_clip(self, sample_root, padding):
+        middles = [w['key'] for w in windows(sample_root, padding=padding) if w['middle_of_clip']]
+        assert middles == ['sam2_blocks_carry/000037', 'sam2_blocks_two_hands/000106']
+
+    def test_other_folder_of_blurry_frames(self, write_clip, tmp_path):
+        write_clip('clip', range(5), folders=('blur_gamma', 'sharp'))
+        (window,) = windows(tmp_path, layout_args=dict(blur='blur_gamma'))
+        assert {Path(path).parent.name for path in window['img_path']} == {'blur_gamma'}
+
+
+class TestPadIndex:
+    @given(st.integers(1, 12), st.data())
+    def test_as_numpy_pads(self, length, data):
+        beyond = data.draw(st.integers(0, 30))
+        index = data.draw(st.integers(-beyond, length - 1 + beyond))
+        for padding, mode in (('reflection', 'reflect'), ('replicate', 'edge')):
+            padded = np.pad(np.arange(length), beyond, mode=mode)
+            assert pad_index(index, length, padding) == padded[index + beyond]
+
+
+class TestPixels:
+    def test_packed_item_equals_the_files(self, sample_root, config):
+        dataset = VideoClipDataset(
+            data_root=str(sample_root), split='test', test_mode=True, pipeline=config.test_pipeline
+        )
+        for i in (0, 5, 19):  # a padded window, a middle, a padded window
+            window, item = dataset.get_data_info(i), dataset[i]
+            assert torch.equal(item['inputs'], images(window['img_path']))
+            sample = item['data_samples']
+            assert torch.equal(sample.gt_img, images(window['gt_path'])[0])
+            assert sample.metainfo['key'] == window['key']
+            assert sample.metainfo['middle_of_clip'] == (i == 5)
+            # what MMagic needs to know to turn the result back into BGR
+            assert sample.metainfo['img_channel_order'] == 'rgb'
+            assert sample.metainfo['gt_channel_order'] == 'rgb'
+
+
+class TestTrainPipeline:
+    """The pipeline of the GoPro config: blurry and sharp crops belong together after it."""
+
+    DRAWS = 24
+
+    def draw(self, root, config, count=DRAWS, **arguments) -> list[tuple]:
+        dataset = VideoClipDataset(
+            data_root=str(root), split='train', pipeline=config.train_pipeline, **arguments
+        )
+        items = [dataset[i % len(dataset)] for i in range(count)]
+        return [(item['inputs'], item['data_samples'].gt_img) for item in items]
+
+    @pytest.mark.parametrize('gt', ['centre', 'window'])
+    def test_same_crop_flip_and_order(self, write_clip, tmp_path, config, gt):
+        write_clip('clip', range(6), split='train', size=(160, 144))
+        seen = []
+        for blurry, sharp in self.draw(tmp_path, config, gt=gt):
+            assert blurry.shape == (5, 3, 128, 128)
+            x, y, t = blurry.int().unbind(1)  # where each pixel is from
+            assert torch.equal(sharp.int()[..., :2, :, :], blurry.int()[2, :2].expand_as(
+                sharp[..., :2, :, :]
+            ))
+            assert (x == x[0]).all()
+            assert (y == y[0]).all()
+            times = t[:, 0, 0]
+            assert (t == times[:, None, None]).all()
+            expected = times if gt == 'window' else times[2]
+            assert torch.equal(sharp[..., 2, 0, 0].int(), expected + 100)
+
+            transposed = bool(x[0, 0, 0] == x[0, 0, 1])
+            across, down = (y[0], x[0]) if transposed else (x[0], y[0])
+            steps = across.diff(dim=1).unique(), down.diff(dim=0).unique(), times.diff().unique()
+            assert all(len(step) == 1 and abs(step) == 1 for step in steps)
+            seen.append((transposed, *(int(step) for step in steps)))
+        for augmentation in zip(*seen, strict=True):
+            assert len(set(augmentation)) == 2, 'each augmentation is on and off by turns'
+
+    @pytest.mark.parametrize('gt', ['centre', 'window'])
+    def test_real_frames_stay_aligned(self, real_copy, config, gt):
+        clip = real_copy / 'train' / 'gopro_walk_a'
+        shutil.rmtree(clip / 'blur')
+        shutil.copytree(clip / 'sharp', clip / 'blur')
+        crops = self.draw(real_copy, config, 16, gt=gt)
+        for blurry, sharp in crops:
+            assert torch.equal(blurry if gt == 'window' else blurry[2], sharp)
+        assert not any(torch.equal(a[0], b[0]) for a, b in pairwise(crops))
+
+    def test_crop_is_cut_from_the_named_frames(self, sample_root, config):
+        crop = [step for step in config.train_pipeline if 'flip' not in str(step).lower()]
+        crop = [s for s in crop if s['type'] not in ('RandomTransposeHW', 'TemporalReverse')]
+        dataset = VideoClipDataset(data_root=str(sample_root), split='train', pipeline=crop)
+        for i in (0, 9, 15):
+            item, window = dataset[i], dataset.get_data_info(i)
+            whole = images(window['img_path'])
+            patches = whole[2].unfold(1, 128, 1).unfold(2, 128, 1)  # (3, tops, lefts, 128, 128)
+            found = (patches == item['inputs'][2][:, None, None]).all(0).all(-1).all(-1).nonzero()
+            assert len(found) == 1
+            top, left = found[0]
+            cut = (..., slice(top, top + 128), slice(left, left + 128))
+            assert torch.equal(item['inputs'], whole[cut])
+            assert torch.equal(item['data_samples'].gt_img, images(window['gt_path'])[0][cut])
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        ('wrong', 'message'),
+        [
+            (dict(num_frames=4), 'num_frames must be odd, .* got 4'),
+            (dict(num_frames=0), 'num_frames must be odd, .* got 0'),
+            (dict(num_frames=-1), 'num_frames must be odd, .* got -1'),
+            (dict(layout='dvdx'), "layout must be one of .*gopro.*, got 'dvdx'"),
+            (dict(gt='center'), "gt must be 'centre' or 'window', got 'center'"),
+            (dict(padding='zero'), "padding must be 'reflection', 'replicate' or None, got 'zero'"),
+        ],
+    )
+    def test_refused(self, sample_root, wrong, message):
+        with pytest.raises(ValueError, match=message):
+            VideoClipDataset(data_root=str(sample_root), split='train', **wrong)
+
+
+class TestBadData:
+    """What is wrong on disk is told in one line with clip, frame and what to do."""
+
+    BLURRY = 'train/gopro_walk_a/blur/000051.png'
+
+    def build(self, root, config, **changes) -> VideoClipDataset:
+        return DATASETS.build(
+            {**config.train_dataloader.dataset, 'data_root': str(root), 'lazy_init': False}
+            | changes
+        )
+
+    def test_found_at_start_up(self, real_copy, config):
+        (real_copy / 'train' / 'gopro_walk_a' / 'sharp' / '000058.png').unlink()
+        with pytest.raises(DatasetError, match='clip gopro_walk_a: 12 blurry frames but 11 sharp'):
+            self.build(real_copy, config)
+
+    def test_clip_shorter_than_the_window(self, write_clip, tmp_path, config):
+        write_clip('tiny', range(4), split='train')
+        message = (
+            'clip tiny: 4 frames are fewer than the window of 5. Remove the clip, or set '
+            'num_frames or padding'
+        )
+        with pytest.raises(DatasetError, match=message):
+            self.build(tmp_path, config)
+
+    def spoil(self, kind: str, root: Path) -> str:
+        """Spoil frame 000051 and return what the message must say besides clip and frame."""
+        path = root / self.BLURRY
+        if kind == 'empty':
+            path.write_bytes(b'')
+        elif kind == 'truncated':
+            path.write_bytes(path.read_bytes()[:20_000])
+        elif kind == 'text':
+            path.write_text('no image')
+        elif kind == 'vanished':
+            path.unlink()
+        elif kind == 'smaller':
+            cv2.imwrite(str(path), cv2.imread(str(path))[:, :200])
+        elif kind == 'sharp_smaller':
+            path = root / self.BLURRY.replace('blur', 'sharp')
+            cv2.imwrite(str(path), cv2.imread(str(path))[:100])
+        return {
+            'vanished': f'{path} has vanished since the data set was listed',
+            'smaller': f'{path} has 200x144 pixels, other frames of its clip have 254x144',
+            'sharp_smaller': f'{path} has 254x100 pixels, other frames of its clip have 254x144',
+        }.get(kind, f'{path} cannot be decoded: truncated, or not an image. Copy it again.')
+
+    KINDS = ('empty', 'truncated', 'text', 'vanished', 'smaller', 'sharp_smaller')
+
+    @pytest.mark.parametrize('kind', KINDS)
+    def test_frame(self, real_copy, config, kind):
+        dataset = self.build(real_copy, config)
+        expected = self.spoil(kind, real_copy)
+        with pytest.raises(DatasetError) as caught:
+            dataset[2]
+        message = str(caught.value)
+        assert message.startswith('clip gopro_walk_a, window around frame 000051: ')
+        assert expected in message
+        assert f'[gopro layout, train split of {real_copy}]' in message
+        assert '\n' not in message
+
+    @pytest.mark.parametrize('kind', ['empty', 'sharp_smaller'])
+    def test_frame_read_by_a_worker(self, real_copy, config, kind, capsys):
+        dataset = self.build(real_copy, config)
+        expected = self.spoil(kind, real_copy)
+        loader = DataLoader(dataset, num_workers=1, sampler=[2], collate_fn=list)
+        with pytest.raises(SystemExit) as exit_:
+            launch.run(lambda: list(loader))
+        assert exit_.value.code == 1
+        assert capsys.readouterr().err == (
+            f'error: clip gopro_walk_a, window around frame 000051: {expected} '
+            f'[gopro layout, train split of {real_copy}]\n'
+        ).replace('254x144 [', '254x144. Frames of a clip must be of equal size. [')
+
+    def test_crop_larger_than_the_frame(self, real_copy, config):
+        pipeline = [
+            {**step, 'gt_patch_size': 512} if step['type'] == 'PairedRandomCrop' else step
+            for step in config.train_pipeline
+        ]
+        dataset = self.build(real_copy, config, pipeline=pipeline)
+        message = r'clip gopro_walk_a, window around frame 000049: .*144.*254.*512'
+        with pytest.raises(DatasetError, match=message):
+            dataset[0]

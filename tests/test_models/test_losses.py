@@ -1,0 +1,92 @@
+import pytest
+import torch
+from dblrgan_mm.models import AdversarialLoss, ContentLoss, rgb_to_luma
+
+LOGITS = torch.tensor([[-2.0], [0.5], [3.0]])
+PROBABILITY = torch.sigmoid(LOGITS)
+
+
+class TestContentLoss:
+    def test_is_the_mean_squared_error(self, real_clip):
+        blurry, sharp = real_clip['blurry'][:2], real_clip['sharp'][:2]
+        error = (blurry - sharp).square().mean()
+        torch.testing.assert_close(ContentLoss('rgb')(blurry, sharp), error)
+        luma_error = (rgb_to_luma(blurry) - rgb_to_luma(sharp)).square().mean()
+        torch.testing.assert_close(ContentLoss()(blurry, sharp), luma_error)
+        torch.testing.assert_close(ContentLoss(loss_weight=3.0)(blurry, sharp), 3 * luma_error)
+
+    def test_luma_ignores_chroma(self):
+        frame = torch.rand(1, 3, 6, 6)
+        other = frame + torch.tensor([0.587, -0.299, 0.0]).view(3, 1, 1)
+        assert ContentLoss('luma')(frame, other) < 1e-10
+        assert ContentLoss('rgb')(frame, other) > 0.1
+
+    def test_half_precision_is_compared_in_float32(self):
+        loss = ContentLoss()(torch.rand(1, 3, 8, 8).half(), torch.rand(1, 3, 8, 8))
+        assert loss.dtype == torch.float32
+
+    def test_shapes_must_agree(self):
+        with pytest.raises(ValueError, match=r"\(1, 3, 8, 8\).*\(1, 5, 3, 8, 8\).*gt='centre'"):
+            ContentLoss()(torch.rand(1, 3, 8, 8), torch.rand(1, 5, 3, 8, 8))
+
+    def test_unknown_color(self):
+        with pytest.raises(ValueError, match="got 'hsv'"):
+            ContentLoss('hsv')
+
+
+class TestAdversarialLoss:
+    @pytest.mark.parametrize(
+        ('form', 'expected'),
+        [
+            ('saturating', torch.log(1 - PROBABILITY).mean()),
+            ('non_saturating', -torch.log(PROBABILITY).mean()),
+            ('least_squares', (LOGITS - 1).square().mean()),
+            ('hinge', -LOGITS.mean()),
+        ],
+    )
+    def test_generator(self, form, expected):
+        loss = AdversarialLoss(form, loss_weight=0.5)(LOGITS, target_is_real=True)
+        torch.testing.assert_close(loss, 0.5 * expected)
+
+    @pytest.mark.parametrize(
+        ('form', 'real', 'fake'),
+        [
+            ('saturating', -torch.log(PROBABILITY), -torch.log(1 - PROBABILITY)),
+            ('non_saturating', -torch.log(PROBABILITY), -torch.log(1 - PROBABILITY)),
+            ('least_squares', (LOGITS - 1).square(), LOGITS.square()),
+            ('hinge', (1 - LOGITS).clamp(min=0), (1 + LOGITS).clamp(min=0)),
+        ],
+    )
+    def test_discriminator(self, form, real, fake):
+        loss = AdversarialLoss(form, loss_weight=0.5)  # the weight is the generator's alone
+        torch.testing.assert_close(loss(LOGITS, True, is_disc=True), real.mean())
+        torch.testing.assert_close(loss(LOGITS, False, is_disc=True), fake.mean())
+
+    @pytest.mark.parametrize('form', AdversarialLoss.FORMS)
+    def test_each_side_pulls_its_way(self, form):
+        loss = AdversarialLoss(form)
+
+        def slope(*arguments, **keywords):
+            logits = torch.full((1, 1), 0.5, requires_grad=True)
+            loss(logits, *arguments, **keywords).backward()
+            return logits.grad.item()
+
+        assert slope(True) < 0  # the generator raises the logit
+        assert slope(True, is_disc=True) < 0
+        assert slope(False, is_disc=True) > 0
+
+    @pytest.mark.parametrize('form', AdversarialLoss.FORMS)
+    @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
+    def test_extreme_logits_stay_finite(self, form, dtype):
+        for value in (-200.0, 200.0):
+            logits = torch.full((2, 1), value, dtype=dtype, requires_grad=True)
+            loss = AdversarialLoss(form)(logits, True)
+            loss.backward()
+            assert torch.isfinite(loss)
+            assert torch.isfinite(logits.grad).all()
+
+    def test_errors(self):
+        with pytest.raises(ValueError, match="saturating, .*, got 'wgan'"):
+            AdversarialLoss('wgan')
+        with pytest.raises(ValueError, match='target_is_real=True'):
+            AdversarialLoss()(LOGITS, target_is_real=False)
