@@ -7,7 +7,7 @@ _base_ = [
 ]
 
 model = dict(
-    generator=dict(mid_channels=16, num_blocks=6, norm=None, residual=True),  # our variants
+    generator=dict(mid_channels=16, num_blocks=6, norm=None, residual=True),  # as dblrnet_sample
     discriminator=dict(conv_channels=((16, 16), (32, 32), (64, 64)), fc_channels=64),
     ema=dict(momentum=0.01),
     train_cfg=dict(gen_init_steps=200),
@@ -16,5 +16,5 @@ train_dataloader = dict(dataset=dict(gt='window'))
 optim_wrapper = dict(
     constructor='MultiOptimWrapperConstructor',
     generator=dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-3)),
-    discriminator=dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-4)),
+    discriminator=dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=4e-4)),
 )

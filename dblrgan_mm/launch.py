@@ -5,6 +5,7 @@ Imports nothing heavy at the top, so that ``--help`` answers at once.
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -17,6 +18,11 @@ _RANK_VARIABLES = {
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
     'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
 }
+# errors of modules that are slow to import
+_ERRORS = (
+    ('dblrgan_mm.datasets.layouts', 'DatasetError'),
+    ('dblrgan_mm.engine.hooks', 'CheckpointMismatchError'),
+)
 
 
 class LaunchError(Exception):
@@ -57,10 +63,11 @@ def load_config(args: argparse.Namespace) -> Any:
         LaunchError: if the config is missing, the work dir cannot be written, or ``--amp`` is
             asked for without a GPU.
     """
-    from mmengine.config import Config, DictAction
-
     if not Path(args.config).is_file():
         raise LaunchError(f'no config file {args.config}. The configs are in configs/.')
+
+    from mmengine.config import Config, DictAction
+
     cfg = Config.fromfile(args.config)
     cfg.launcher = args.launcher
     cfg.merge_from_dict(_parse_options(args.cfg_options, DictAction))
@@ -78,8 +85,15 @@ def load_config(args: argparse.Namespace) -> Any:
         )
     if args.launcher != 'none':
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+        _require_launcher(args.launcher)
         if not torch.cuda.is_available():
             _init_gloo(args.launcher)
+            # MMEngine would hand the wrapper the number of a GPU
+            wrapper = cfg.get('model_wrapper_cfg') or dict(
+                type='MMDistributedDataParallel',
+                find_unused_parameters=cfg.get('find_unused_parameters', False),
+            )
+            cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
     return cfg
 
 
@@ -107,6 +121,15 @@ def _require_writable(work_dir: str) -> None:
         ) from error
 
 
+def _require_launcher(launcher: str) -> None:
+    missing = [name for name in _RANK_VARIABLES[launcher] if name not in os.environ]
+    if missing:
+        raise LaunchError(
+            f'--launcher {launcher} finds no {missing[0]} in the environment; '
+            'start the command by tools/dist_train.sh, tools/dist_test.sh or tools/slurm_*.sh'
+        )
+
+
 def _init_gloo(launcher: str) -> None:
     """Start the process group on a machine without GPUs.
 
@@ -117,12 +140,6 @@ def _init_gloo(launcher: str) -> None:
 
     if dist.is_initialized():
         return
-    missing = [name for name in _RANK_VARIABLES[launcher] if name not in os.environ]
-    if missing:
-        raise LaunchError(
-            f'--launcher {launcher} finds no {missing[0]} in the environment; '
-            'start the command by tools/dist_train.sh, tools/dist_test.sh or tools/slurm_*.sh'
-        )
     rank, world_size, local_rank = (os.environ[name] for name in _RANK_VARIABLES[launcher])
     os.environ.update(RANK=rank, WORLD_SIZE=world_size, LOCAL_RANK=local_rank)
     os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
@@ -131,10 +148,17 @@ def _init_gloo(launcher: str) -> None:
 
 
 def check_checkpoint(path: str) -> None:
-    """Raise :class:`LaunchError` unless ``path`` is a file that torch loads without code."""
-    import pickle
+    """Raise :class:`LaunchError` unless ``path`` is a file that torch loads without running code.
+
+    torch before 2.4 cannot load MMEngine's checkpoints that way (it has no allow-list for the log
+    history in them): there a warning asks for trust.
+    """
+    import warnings
+    import zipfile
 
     import torch
+
+    from dblrgan_mm import compat
 
     if path.startswith(('http://', 'https://')):
         return
@@ -144,12 +168,32 @@ def check_checkpoint(path: str) -> None:
             '<work dir>/last_checkpoint.'
         )
     try:
-        torch.load(path, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        if 'safe_globals' in compat.apply():
+            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+        elif not zipfile.is_zipfile(path):
+            raise ValueError('not a zip archive')
+        else:
+            warnings.warn(
+                f'torch {torch.__version__} cannot load {path} safely: a checkpoint can carry '
+                'code, so load only what you trust, or use torch 2.4 or later',
+                stacklevel=2,
+            )
+            return
+    except PermissionError as error:
+        raise LaunchError(f'cannot read the checkpoint {path} ({error.strerror})') from error
+    except Exception as error:  # torch has no one error for a damaged file
+        code = re.search(r'(?:GLOBAL|class) ([\w.]+\.\w+)', str(error))
+        reason = (
+            f'it holds {code[1]}, which may run code. Have it saved anew as plain tensors'
+            if code
+            else 'it is damaged, cut off, or of another kind. Copy it again'
+        )
+        raise LaunchError(f'the checkpoint {path} is refused: {reason}.') from error
+    if not isinstance(checkpoint, dict):
         raise LaunchError(
-            f'{path} is not a checkpoint that can be loaded safely: it is damaged, of another '
-            f'kind, or carries code ({str(error).splitlines()[0]})'
-        ) from error
+            f'the checkpoint {path} is refused: it holds a {type(checkpoint).__name__} in place of '
+            'a dictionary of tensors.'
+        )
 
 
 def run(main: Callable[[], None]) -> None:
@@ -166,16 +210,18 @@ def run(main: Callable[[], None]) -> None:
 
 def _user_message(error: BaseException) -> str | None:
     """The message of the first of our errors in the chain; None where there is none."""
-    from dblrgan_mm.datasets.layouts import DatasetError
-    from dblrgan_mm.engine.hooks import CheckpointMismatchError
-
+    ours = [LaunchError]
+    for module, name in _ERRORS:
+        if module in sys.modules:  # where it was not imported, it raised nothing
+            ours.append(getattr(sys.modules[module], name))
     chain: BaseException | None = error
     found = None
     while chain is not None:
-        if isinstance(chain, (LaunchError, DatasetError, CheckpointMismatchError)):
+        if isinstance(chain, tuple(ours)):
             found = chain
         chain = chain.__cause__ or chain.__context__
     if found is None:
         return None
     # a data loader's worker hands over its whole traceback as the message
-    return str(found).rsplit(f'{type(found).__name__}: ', 1)[-1].strip()
+    message = str(found).rsplit(f'{type(found).__name__}: ', 1)[-1]
+    return ' '.join(message.split('\n')).strip()

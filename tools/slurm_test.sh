@@ -11,4 +11,4 @@ GPUS_PER_NODE=${GPUS_PER_NODE:-$((GPUS < 8 ? GPUS : 8))}
 exec srun -p "$1" --job-name="$2" --gres="gpu:$GPUS_PER_NODE" --ntasks="$GPUS" \
     --ntasks-per-node="$GPUS_PER_NODE" --cpus-per-task="${CPUS_PER_TASK:-8}" \
     --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
-    python -u "$(dirname "$0")/test.py" "$3" "$4" --launcher slurm "${@:5}"
+    "${PYTHON:-python}" -u "$(dirname "$0")/test.py" "$3" "$4" --launcher slurm "${@:5}"

@@ -76,7 +76,10 @@ def _paired(name: str, blurry: Path, sharp: Path) -> Clip:
 def _frames(name: str, folder: Path) -> dict[str, str]:
     """Paths of a folder's frames by their stem, in the order of their numbers."""
     if not folder.is_dir():
-        raise DatasetError(f'clip {name}: no folder {folder.resolve()}')
+        raise DatasetError(
+            f'clip {name}: no folder {folder.resolve()}. A clip has a folder for its blurry and '
+            'one for its sharp frames.'
+        )
     with os.scandir(folder) as entries:
         files = [entry.name for entry in entries if entry.is_file()]
     numbered: dict[int, str] = {}

@@ -131,11 +131,17 @@ class TrainingCurvesHook(Hook):
 
 
 def read_scalars(work_dir: Path, skip: Sequence[str] = ()) -> dict[str, dict[int, float]]:
-    """Logged values of all runs in a work dir, {name: {iteration: value}}; later runs win."""
+    """Logged values of all runs in a work dir, {name: {iteration: value}}; later runs win.
+
+    A run that was killed may have left half a line; it is skipped.
+    """
     curves: dict[str, dict[int, float]] = defaultdict(dict)
     for file in sorted(work_dir.glob('*/vis_data/scalars.json')):
         for line in file.read_text().splitlines():
-            record = json.loads(line)
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue
             step = record.get('step')
             for name, value in record.items():
                 if name not in skip and isinstance(value, (int, float)) and step is not None:

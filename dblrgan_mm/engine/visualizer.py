@@ -78,7 +78,7 @@ def compare_frames(frames: Sequence[np.ndarray], labels: Sequence[str], zoom: in
     for frame, label in zip(frames, labels, strict=False):
         title = np.full((_LABEL_HEIGHT, width, 3), 255, np.uint8)
         cv2.putText(title, label, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-        framed = np.ascontiguousarray(frame)
+        framed = frame.copy(order='C')
         cv2.rectangle(framed, (left, top), (left + crop_w - 1, top + crop_h - 1), (255, 220, 0), 1)
         crop = frame[top : top + crop_h, left : left + crop_w]
         enlarged = cv2.resize(crop, (width, height), interpolation=cv2.INTER_NEAREST)

@@ -6,6 +6,7 @@ from mmagic.models.utils import set_requires_grad
 from mmagic.registry import MODELS
 from mmengine.model import ExponentialMovingAverage, is_model_wrapper
 from mmengine.optim import OptimWrapperDict
+from mmengine.runner.checkpoint import get_state_dict
 from torch import nn
 
 
@@ -70,6 +71,15 @@ class DBLRGAN(BaseEditModel):
         self.disc_init_steps = train_cfg.get('disc_init_steps', 0)
         self.judged_frames = getattr(self.discriminator, 'num_frames', None)
         self.register_buffer('step_counter', torch.tensor(0))  # iterations, saved and resumed
+
+    def state_dict(self, *args, destination=None, prefix='', keep_vars=False) -> dict:
+        """Keys without the prefixes of wrappers, the same for one process and for many.
+
+        ``MMSeparateDistributedDataParallel`` wraps the parts one by one. MMEngine's runner saves
+        their keys as ``generator.module.*``, and MMEngine's loader, which looks through
+        wrappers, then finds none of them: a resumed run would start from random weights.
+        """
+        return get_state_dict(self, destination, prefix, keep_vars)
 
     def forward_tensor(self, inputs: torch.Tensor, data_samples=None) -> torch.Tensor:
         """Restored frames (n, c, h, w), by the averaged generator once there is one."""

@@ -105,7 +105,7 @@ class DBLRNet(BaseModule):
         for block in self.body:
             last = block.conv2 if isinstance(block.norm2, nn.Identity) else block.norm2
             last.weight.data *= 0.1
-        self.tail[-1].weight.data *= 0.1
+        self.tail[-1].weight.data *= 0.01
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Restore the centre frame.

@@ -7,12 +7,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from mmengine.registry import init_default_scope
-
-
-@pytest.fixture(autouse=True)
-def _scope():
-    init_default_scope('mmagic')  # where a runner looks transforms up
 
 
 @pytest.fixture

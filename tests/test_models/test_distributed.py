@@ -20,6 +20,7 @@ def take_step(rank: int, world_size: int, folder: str) -> None:
     from mmengine.model import MMSeparateDistributedDataParallel
     from mmengine.optim import OptimWrapper, OptimWrapperDict
     from mmengine.registry import init_default_scope
+    from mmengine.runner.checkpoint import load_state_dict
 
     torch.set_num_threads(1)
     init_default_scope('mmagic')
@@ -58,6 +59,15 @@ def take_step(rank: int, world_size: int, folder: str) -> None:
         name: torch.cat([p.detach().flatten() for p in getattr(parts, name).parameters()])
         for name in ('generator', 'discriminator')
     }
+    if world_size > 1:
+        # a checkpoint of many processes is one of one process, and MMEngine's loader finds it
+        state = {key: value.clone() for key, value in parts.state_dict().items()}
+        assert 'generator.head.0.weight' in state
+        assert not any('.module.' in key for key in state)
+        for parameter in parts.parameters():
+            parameter.data.zero_()
+        load_state_dict(parts, state, strict=True)
+        assert all(torch.equal(value, state[key]) for key, value in parts.state_dict().items())
     torch.save(weights, Path(folder) / f'{world_size}-{rank}.pth')
     if world_size > 1:
         dist.destroy_process_group()

@@ -1,0 +1,304 @@
+import contextlib
+import io
+import os
+import pickle
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from dblrgan_mm import compat, launch
+from dblrgan_mm.datasets import DatasetError, VideoClipDataset
+from dblrgan_mm.engine.hooks import CheckpointMismatchError
+from mmengine.logging import HistoryBuffer
+
+ALLOW_LIST = 'safe_globals' in compat.apply()
+
+
+@pytest.fixture
+def config(tmp_path) -> str:
+    path = tmp_path / 'small.py'
+    path.write_text(
+        'model = dict(width=64, parts=dict(norm="BN", channels=[1, 2]))\n'
+        'steps = [dict(crop=128), dict(flip=0.5)]\n'
+    )
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """No launcher's variables, and a work dir that nobody named lands in tmp_path."""
+    for names in launch._RANK_VARIABLES.values():
+        for name in names:
+            monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('LOCAL_RANK', '0')  # load_config sets it: have it taken back
+
+
+def load(*arguments: str):
+    return launch.load_config(launch.argument_parser('').parse_args(arguments))
+
+
+def refusal(*arguments: str) -> str:
+    with pytest.raises(launch.LaunchError) as caught:
+        load(*arguments)
+    return str(caught.value)
+
+
+class TestOptions:
+    def test_values(self, config):
+        cfg = load(
+            config, '--cfg-options', 'model.width=32', 'model.parts.norm=None', 'lr=1e-3',
+            'model.parts.channels=[3,4,[5,6]]', 'groups=((8,8),(16,))', 'steps.0.crop=64',
+            'name=a=b', 'on=True', 'new.key.below=x',
+        )  # fmt: skip
+        assert cfg.model == dict(width=32, parts=dict(norm=None, channels=[3, 4, [5, 6]]))
+        assert cfg.steps == [dict(crop=64), dict(flip=0.5)]
+        assert cfg.groups == ((8, 8), (16,))
+        assert (cfg.lr, cfg.name, cfg.on, cfg.new.key.below) == (1e-3, 'a=b', True, 'x')
+
+    @pytest.mark.parametrize('option', ['model.width', 'model.width 32', '32'])
+    def test_without_a_value(self, config, option):
+        message = refusal(config, '--cfg-options', 'lr=1', option)
+        assert message == f'--cfg-options takes KEY=VALUE, got {option!r}'
+
+    def test_work_dir(self, config, tmp_path):
+        assert load(config).work_dir == os.path.join('work_dirs', 'small')
+        assert load(config, '--work-dir', 'runs/one').work_dir == 'runs/one'
+        assert (tmp_path / 'runs' / 'one').is_dir()
+        option = 'work_dir=runs/two'
+        assert load(config, '--cfg-options', option).work_dir == 'runs/two'
+        assert load(config, '--work-dir', 'x', '--cfg-options', option).work_dir == 'x'
+
+    def test_nothing_is_left_in_the_work_dir(self, config, tmp_path):
+        load(config, '--work-dir', 'runs')
+        assert list((tmp_path / 'runs').iterdir()) == []
+
+
+class TestRefusals:
+    def test_no_config(self):
+        message = refusal('nowhere.py')
+        assert message == 'no config file nowhere.py. The configs are in configs/.'
+
+    def test_work_dir_below_a_file(self, config, tmp_path):
+        (tmp_path / 'file').write_text('')
+        message = refusal(config, '--work-dir', 'file/run')
+        assert f'cannot write to the work dir {tmp_path / "file" / "run"} (' in message
+        assert 'Not a directory' in message
+        assert 'choose another with --work-dir' in message
+
+    def test_work_dir_that_is_a_file(self, config, tmp_path):
+        (tmp_path / 'file').write_text('')
+        assert f'cannot write to the work dir {tmp_path / "file"} (' in refusal(
+            config, '--work-dir', 'file'
+        )
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+    def test_amp_without_a_gpu(self, config):
+        message = refusal(config, '--amp')
+        assert message.startswith('--amp needs a GPU')
+        assert 'leave --amp out' in message
+
+    @pytest.mark.parametrize(
+        ('launcher', 'variable'),
+        [('pytorch', 'RANK'), ('slurm', 'SLURM_PROCID'), ('mpi', 'OMPI_COMM_WORLD_RANK')],
+    )
+    @pytest.mark.parametrize('gpu', [False, True])
+    def test_launcher_without_its_environment(self, config, monkeypatch, launcher, variable, gpu):
+        monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+        message = refusal(config, '--launcher', launcher)
+        assert message.startswith(f'--launcher {launcher} finds no {variable} in the environment')
+        assert 'tools/dist_train.sh' in message
+
+
+class Touch:
+    """A payload: whoever unpickles it creates a file."""
+
+    def __init__(self, path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, 'w')
+
+
+class TestCheckpoint:
+    def refusal(self, path) -> str:
+        with pytest.raises(launch.LaunchError) as caught:
+            launch.check_checkpoint(str(path))
+        message = str(caught.value)
+        assert '\n' not in message
+        assert str(path) in message
+        return message
+
+    @pytest.fixture
+    def checkpoint(self) -> dict:
+        """What MMEngine stores: weights, log history, optimizer."""
+        history = HistoryBuffer()
+        history.update(0.5)
+        return dict(
+            meta=dict(iter=4, cfg='x = 1', seed=1),
+            state_dict={'generator.weight': torch.rand(100, 50)},
+            message_hub=dict(log_scalars={'train/loss': history}, runtime_info=dict(iter=3)),
+            optimizer=dict(state={0: dict(step=torch.tensor(1.0))}, param_groups=[dict(lr=1e-3)]),
+        )
+
+    def test_a_trained_one_passes(self, checkpoint, tmp_path):
+        torch.save(checkpoint, tmp_path / 'good.pth')
+        launch.check_checkpoint(str(tmp_path / 'good.pth'))
+
+    def test_missing(self, tmp_path):
+        message = self.refusal(tmp_path / 'iter_4.pth')
+        assert message.startswith(f'no checkpoint {tmp_path / "iter_4.pth"}. ')
+        assert 'last_checkpoint' in message
+        assert self.refusal(tmp_path).startswith('no checkpoint'), 'a folder'
+
+    @pytest.mark.parametrize('kept', [0.0, 0.001, 0.1, 0.5, 0.99])
+    @pytest.mark.parametrize('zipped', [True, False])
+    def test_damaged(self, checkpoint, tmp_path, kept, zipped):
+        content = io.BytesIO()
+        torch.save(checkpoint, content, _use_new_zipfile_serialization=zipped)
+        path = tmp_path / 'cut.pth'
+        path.write_bytes(content.getvalue()[: int(kept * len(content.getvalue()))])
+        assert self.refusal(path) == (
+            f'the checkpoint {path} is refused: it is damaged, cut off, or of another kind. '
+            'Copy it again.'
+        )
+
+    @pytest.mark.parametrize(
+        'content', [b'hello\n', b'<html>404</html>', b'version https://git-lfs\n', b'\x80\x02.']
+    )
+    def test_another_file(self, tmp_path, content):
+        path = tmp_path / 'other.pth'
+        path.write_bytes(content)
+        assert 'damaged, cut off, or of another kind' in self.refusal(path)
+
+    @pytest.mark.skipif(not ALLOW_LIST, reason='torch before 2.4 cannot read it safely')
+    def test_no_dictionary(self, tmp_path):
+        torch.save([torch.zeros(1)], tmp_path / 'list.pth')
+        assert 'it holds a list in place of a dictionary' in self.refusal(tmp_path / 'list.pth')
+
+    @pytest.mark.skipif(not ALLOW_LIST, reason='torch before 2.4 cannot read it safely')
+    @pytest.mark.parametrize('kind', ['zip', 'legacy', 'pickle', 'history'])
+    def test_code_in_it_is_refused_and_does_not_run(self, checkpoint, tmp_path, kind):
+        path, trace = tmp_path / 'bad.pth', tmp_path / 'trace'
+        checkpoint['meta']['x'] = Touch(trace)
+        if kind == 'pickle':
+            path.write_bytes(pickle.dumps(checkpoint, protocol=2))
+        else:
+            if kind == 'history':  # hidden in a type that is allowed
+                history = HistoryBuffer()
+                history._statistics_methods['min'] = checkpoint['meta'].pop('x')
+                checkpoint['message_hub']['log_scalars']['x'] = history
+            torch.save(checkpoint, path, _use_new_zipfile_serialization=kind != 'legacy')
+        message = self.refusal(path)
+        assert not trace.exists()
+        assert 'weights_only' not in message, 'no advice to load it all the same'
+        if kind != 'pickle':
+            assert 'it holds io.open, which may run code' in message
+
+        # the payload is live: where nobody looks, it runs
+        with contextlib.suppress(Exception):
+            torch.load(path, map_location='cpu', weights_only=False)
+        assert trace.exists()
+
+    @pytest.mark.skipif(ALLOW_LIST, reason='torch 2.4 reads it safely')
+    def test_old_torch_asks_for_trust_and_reads_nothing(self, tmp_path):
+        torch.save(Touch(tmp_path / 'trace'), tmp_path / 'bad.pth')
+        with pytest.warns(UserWarning, match='load only what you trust'):
+            launch.check_checkpoint(str(tmp_path / 'bad.pth'))
+        assert not (tmp_path / 'trace').exists()
+
+
+class TestRun:
+    """What a user sees of an error."""
+
+    def printed(self, error: BaseException, capsys) -> str:
+        def main() -> None:
+            raise error
+
+        with pytest.raises(SystemExit) as caught:
+            launch.run(main)
+        assert caught.value.code == 1
+        out, err = capsys.readouterr()
+        assert out == ''
+        assert err.count('\n') == 1, 'one line'
+        return err
+
+    @pytest.mark.parametrize('kind', [launch.LaunchError, DatasetError, CheckpointMismatchError])
+    def test_ours_in_one_line(self, kind, capsys):
+        assert self.printed(kind('clip a: wrong. Mend it.'), capsys) == (
+            'error: clip a: wrong. Mend it.\n'
+        )
+
+    def test_ours_below_others(self, capsys):
+        error = RuntimeError('somewhere in MMEngine')
+        error.__cause__ = TypeError('while building')
+        error.__cause__.__context__ = DatasetError('no clip in x')
+        assert self.printed(error, capsys) == 'error: no clip in x\n'
+
+    def test_several_lines_become_one(self, capsys):
+        error = DatasetError('clip a: Codec says:\n  no\nsuch image\n')
+        assert self.printed(error, capsys) == 'error: clip a: Codec says:   no such image\n'
+
+    def test_data_set_that_is_not_there(self, tmp_path, capsys):
+        def main() -> None:
+            VideoClipDataset(data_root=str(tmp_path / 'data'), split='train')
+
+        with pytest.raises(SystemExit):
+            launch.run(main)
+        err = capsys.readouterr().err
+        assert err.startswith(f'error: no folder {tmp_path / "data" / "train"}. ')
+        assert err.count('\n') == 1
+
+    def test_a_bug_keeps_its_traceback(self):
+        def main() -> None:
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            launch.run(main)
+
+    def test_no_error(self, capsys):
+        launch.run(lambda: print('done'))
+        assert capsys.readouterr() == ('done\n', '')
+
+
+class TestCommands:
+    """The two commands as processes: what needs no network of MMagic's answers at once."""
+
+    def run(self, repo: Path, *command: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, *command], capture_output=True, text=True, cwd=repo, check=False,
+            env={**os.environ, 'PYTHONPATH': str(repo)},
+        )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ('tool', 'options'),
+        [
+            ('train', ['--work-dir', '--resume', '--amp', '--auto-scale-lr', '--cfg-options']),
+            ('test', ['checkpoint', '--work-dir', '--out', '--amp', '--cfg-options']),
+        ],
+    )
+    def test_help_within_a_second(self, repo, tool, options):
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            done = self.run(repo, f'tools/{tool}.py', '--help')
+            times.append(time.perf_counter() - start)
+            assert done.returncode == 0
+            for option in (*options, '--launcher', 'config'):
+                assert option in done.stdout
+            assert 'local_rank' not in done.stdout
+        assert statistics.median(times) < 1
+
+    def test_a_wrong_path_is_told_at_once(self, repo):
+        start = time.perf_counter()
+        done = self.run(repo, 'tools/train.py', 'configs/nowhere.py')
+        assert time.perf_counter() - start < 2
+        assert done.returncode == 1
+        assert done.stdout == ''
+        assert done.stderr == (
+            'error: no config file configs/nowhere.py. The configs are in configs/.\n'
+        )
