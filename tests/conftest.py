@@ -9,6 +9,10 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 
+from dblrgan_mm import compat
+
+compat.apply()  # before a test module imports MMagic
+
 # opt out of a telemetry and update check of albumentations: tests use no network
 os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
 

@@ -2,15 +2,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mmagic
 import mmcv
 import numpy as np
 import pytest
 import torch
-from dblrgan_mm import compat
 from mmagic.registry import MODELS
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from torch.nn import functional as F
+
+from dblrgan_mm import compat
 
 LITE = 'mmcv_ops' in compat.apply()
 
@@ -43,7 +45,7 @@ class TestPatches:
     def test_no_mmcv_says_what_to_install(self, monkeypatch):
         monkeypatch.setattr(compat, '_applied', None)
         monkeypatch.setattr(compat.importlib.util, 'find_spec', lambda name: None)
-        with pytest.raises(ImportError, match='mmcv-lite>=2.1,<2.2'):
+        with pytest.raises(ImportError, match=r'mmcv-lite>=2\.1,<2\.2'):
             compat.apply()
 
 
@@ -128,7 +130,8 @@ class TestRestorersOfMMagic:
         ],
     )
     def test_forward_and_backward(self, config, shape, scale):
-        generator = Config.fromfile(f'{Path(mmcv_root(), ".mim", "configs", config)}').model.generator
+        configs = Path(mmagic.__file__).parent / '.mim' / 'configs'
+        generator = Config.fromfile(configs / config).model.generator
         for pretrained in ('init_cfg', 'spynet_pretrained'):  # weights to download
             generator.pop(pretrained, None)
         net = MODELS.build(generator)
@@ -139,9 +142,3 @@ class TestRestorersOfMMagic:
         gradients = [p.grad is not None for p in net.parameters()]
         assert sum(gradients) > 0.9 * len(gradients)
         assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
-
-
-def mmcv_root() -> Path:
-    import mmagic
-
-    return Path(mmagic.__file__).parent

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
+
 from dblrgan_mm import compat, launch
 from dblrgan_mm.datasets import DatasetError, VideoClipDataset
 from dblrgan_mm.engine.hooks import CheckpointMismatchError
-from mmengine.logging import HistoryBuffer
 
 ALLOW_LIST = 'safe_globals' in compat.apply()
 

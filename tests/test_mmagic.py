@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dblrgan_mm import datasets, models  # noqa: F401
 from mmagic.registry import DATASETS, MODELS
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch.utils.data import DataLoader
+
+from dblrgan_mm import datasets, models  # noqa: F401
 
 GENERATOR = dict(type='DBLRNet', mid_channels=8, num_blocks=2)
 PREPROCESSOR = dict(type='DataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3)

@@ -18,45 +18,39 @@ class CheckpointMismatchError(Exception):
 
 @HOOKS.register_module()
 class CheckpointMatchHook(Hook):
-    """Refuses a checkpoint whose generator is not the model's.
+    """Refuses a checkpoint whose generator, or another part, is not the model's.
 
     MMEngine loads what fits and warns about the rest, so that a test of the wrong checkpoint
-    prints scores of random weights. Other parts, such as the discriminator, may be missing (a
-    DBLRGAN starts from a DBLRNet), but must fit where they are present.
+    prints scores of random weights. Parts other than the generator, such as the discriminator,
+    may be missing as a whole: a DBLRGAN starts from a DBLRNet.
 
     Raises:
-        CheckpointMismatchError: names what is missing or of another shape.
+        CheckpointMismatchError: names what is missing, unknown or of another shape.
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        # DDP wraps the parts of a GAN one by one; checkpoints are stored without the wrappers
-        expected = {
-            key.replace('.module.', '.', 1) if is_model_wrapper(part) else key: value
-            for name, part in model.named_children()
-            for key, value in part.state_dict(prefix=f'{name}.').items()
-        }
         stored = checkpoint.get('state_dict', checkpoint)
-        faults = [
-            f'{key} is {tuple(stored[key].shape)} there, {tuple(value.shape)} here'
-            for key, value in expected.items()
-            if key in stored and stored[key].shape != value.shape
-        ]
-        faults += [
-            f'{key} is missing there'
-            for key in expected
-            if key.startswith('generator.') and key not in stored
-        ]
-        faults += [
-            f'{key} is unknown here'
-            for key in stored
-            if key.startswith('generator.') and key not in expected
-        ]
+        faults = []
+        for name, part in model.named_children():
+            # DDP wraps the parts of a GAN one by one; checkpoints are stored without the wrappers
+            part = part.module if is_model_wrapper(part) else part
+            here = part.state_dict(prefix=f'{name}.')
+            there = {key: stored[key] for key in stored if key.startswith(f'{name}.')}
+            if name != 'generator' and not there:
+                continue
+            faults += [
+                f'{key} is {tuple(there[key].shape)} there, {tuple(here[key].shape)} here'
+                for key in here
+                if key in there and there[key].shape != here[key].shape
+            ]
+            faults += [f'{key} is missing there' for key in here if key not in there]
+            faults += [f'{key} is unknown here' for key in there if key not in here]
         if faults:
             raise CheckpointMismatchError(
                 f'the checkpoint is of another architecture than the config: {faults[0]}'
                 + (f' (and {len(faults) - 1} more)' if len(faults) > 1 else '')
-                + '. Use the config that it was trained with, or correct model.generator.'
+                + '. Use the config that it was trained with, or correct the model in yours.'
             )
 
 

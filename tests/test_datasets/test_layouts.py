@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from dblrgan_mm.datasets.layouts import LAYOUTS, Clip, DatasetError
 
 gopro = LAYOUTS['gopro']

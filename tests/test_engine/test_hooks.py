@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import cv2
 import pytest
 import torch
+from mmagic.registry import MODELS
+from mmagic.structures import DataSample
+
 from dblrgan_mm import models  # noqa: F401  (registers them)
 from dblrgan_mm.datasets import VideoClipDataset
 from dblrgan_mm.engine import CheckpointMatchHook, ClipVisualizationHook, TrainingCurvesHook
 from dblrgan_mm.engine.hooks import CheckpointMismatchError, plot_curves, read_scalars
-from mmagic.registry import MODELS
-from mmagic.structures import DataSample
 
 DBLRNET = dict(
     type='BaseEditModel',
@@ -80,7 +81,7 @@ class TestCheckpointMatchHook:
         assert 'generator.body.2.conv1.weight is unknown here' in message
 
     def test_no_generator_there(self):
-        with pytest.raises(CheckpointMismatchError, match='generator.head.0.weight is missing'):
+        with pytest.raises(CheckpointMismatchError, match=r'generator\.head\.0\.weight is missing'):
             check(build(DBLRNET), dict(state_dict={'backbone.weight': torch.zeros(1)}))
 
     def test_other_discriminator(self):
@@ -98,7 +99,7 @@ class TestCheckpointMatchHook:
             model.generator = torch.nn.DataParallel(model.generator)
             model.discriminator = torch.nn.DataParallel(model.discriminator)
         check(model, dict(state_dict=stored))
-        with pytest.raises(CheckpointMismatchError, match='body.2.conv1.weight is unknown here'):
+        with pytest.raises(CheckpointMismatchError, match=r'body\.2\.conv1\.weight is unknown'):
             check(model, dict(state_dict=other))
 
 

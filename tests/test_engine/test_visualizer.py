@@ -4,9 +4,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmagic.structures import DataSample
+
 from dblrgan_mm.engine import DeblurVisualizer
 from dblrgan_mm.engine.visualizer import compare_frames
-from mmagic.structures import DataSample
 
 LABEL = 22  # rows of the labels above the frames
 HEIGHT, WIDTH = 144, 256

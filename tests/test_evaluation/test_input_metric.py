@@ -4,11 +4,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from dblrgan_mm.evaluation import InputMetric
 from mmagic.evaluation import Evaluator
 from mmagic.evaluation.metrics import psnr
 from mmagic.structures import DataSample
 from skimage.metrics import peak_signal_noise_ratio
+
+from dblrgan_mm.evaluation import InputMetric
 
 
 @pytest.fixture(scope='module')

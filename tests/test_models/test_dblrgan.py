@@ -2,11 +2,12 @@ from copy import deepcopy
 
 import pytest
 import torch
-from dblrgan_mm.models import DBLRGAN, AdversarialLoss, ContentLoss
 from mmagic.registry import MODELS
 from mmagic.structures import DataSample
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch.nn import functional as F
+
+from dblrgan_mm.models import DBLRGAN, AdversarialLoss, ContentLoss
 
 CONFIG = dict(
     type='DBLRGAN',
@@ -204,7 +205,8 @@ class TestEma:
         for _ in range(3):
             step(model, optim, batch)
             expected = [
-                0.9 * e + 0.1 * p for e, p in zip(expected, model.generator.parameters(), strict=True)
+                0.9 * e + 0.1 * p
+                for e, p in zip(expected, model.generator.parameters(), strict=True)
             ]
         for e, p in zip(expected, model.generator_ema.parameters(), strict=True):
             torch.testing.assert_close(p, e.detach(), atol=1e-6, rtol=1e-5)

@@ -1,8 +1,9 @@
 import cv2
 import pytest
 import torch
-from dblrgan_mm.models import DBLRNet, rgb_to_luma
 from torch import nn
+
+from dblrgan_mm.models import DBLRNet, rgb_to_luma
 
 TINY = dict(mid_channels=8, num_blocks=2)
 
@@ -65,8 +66,8 @@ class TestLuma:
         """Frames of equal luma and other chroma give the same restored luma."""
         net = DBLRNet(**TINY).eval()
         window = torch.rand(1, 5, 3, 12, 12)
-        # equal shifts of Y, then its undoing: (r, g, b) + d with 0.299 r + 0.587 g + 0.114 b = 0
-        other = window + torch.tensor([0.587, -0.299, 0.0]).view(3, 1, 1) * torch.rand(1, 5, 1, 1, 1)
+        chroma = torch.tensor([0.587, -0.299, 0.0]).view(3, 1, 1)  # its luma is 0
+        other = window + chroma * torch.rand(1, 5, 1, 1, 1)
         with torch.no_grad():
             torch.testing.assert_close(
                 rgb_to_luma(net(window)), rgb_to_luma(net(other)), atol=1e-5, rtol=0

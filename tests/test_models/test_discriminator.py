@@ -1,7 +1,8 @@
 import pytest
 import torch
-from dblrgan_mm.models import FrameSequenceDiscriminator
 from torch import nn
+
+from dblrgan_mm.models import FrameSequenceDiscriminator
 
 TINY = dict(conv_channels=((8, 8), (16, 16)), fc_channels=16)
 
@@ -11,7 +12,8 @@ class TestSmoke:
         net = FrameSequenceDiscriminator()
         convolutions = [m.out_channels for m in net.modules() if isinstance(m, nn.Conv2d)]
         assert convolutions == [64] * 2 + [128] * 3 + [256] * 4 + [512] * 5
-        assert [m.out_features for m in net.modules() if isinstance(m, nn.Linear)] == [4096, 4096, 1]
+        linear = [m.out_features for m in net.modules() if isinstance(m, nn.Linear)]
+        assert linear == [4096, 4096, 1]
 
     @pytest.mark.parametrize('num_frames', [1, 2, 3, 5])
     @pytest.mark.parametrize('size', [(16, 16), (33, 50)])

@@ -13,8 +13,8 @@ DISCRIMINATOR = dict(
 
 def take_step(rank: int, world_size: int, folder: str) -> None:
     """One SGD step with learning rate 1, so that the change of the weights is the gradient."""
+    from dblrgan_mm import models  # noqa: F401, I001  (before MMagic: compat)
     import torch.distributed as dist
-    from dblrgan_mm import models  # noqa: F401
     from mmagic.registry import MODELS
     from mmagic.structures import DataSample
     from mmengine.model import MMSeparateDistributedDataParallel

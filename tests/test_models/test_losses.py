@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from dblrgan_mm.models import AdversarialLoss, ContentLoss, rgb_to_luma
 
 LOGITS = torch.tensor([[-2.0], [0.5], [3.0]])
@@ -86,7 +87,7 @@ class TestAdversarialLoss:
             assert torch.isfinite(logits.grad).all()
 
     def test_errors(self):
-        with pytest.raises(ValueError, match="saturating, .*, got 'wgan'"):
+        with pytest.raises(ValueError, match=r"saturating, .*, got 'wgan'"):
             AdversarialLoss('wgan')
         with pytest.raises(ValueError, match='target_is_real=True'):
             AdversarialLoss()(LOGITS, target_is_real=False)
