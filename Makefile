@@ -10,7 +10,7 @@ env: $(VENV)/.ready
 
 # uv, brought by pip, installs the exact set of the lock in well under a minute
 $(VENV)/.ready: requirements/lock.txt setup.py
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement requirements/lock.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
@@ -29,7 +29,7 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# resolve requirements/lock.txt anew, for Linux and macOS and Python 3.10 to 3.13
+# resolve requirements/lock.txt anew, for Linux, macOS 14 or later on Apple silicon, Python 3.10-3.13
 lock: env
 	$(BIN)/uv pip compile requirements/dev.txt --universal --python-version 3.10 --upgrade \
 		--no-header --no-annotate --no-emit-index-url --output-file requirements/lock.txt

@@ -34,9 +34,23 @@ def apply() -> list[str]:
     if _applied is None:
         if importlib.util.find_spec('mmcv') is None:
             raise ImportError(_INSTALL_MMCV)
+        _check_numpy()
         patches = (_numpy_bool8, _mmcv_ops, _safe_globals)
         _applied = [patch.__name__.strip('_') for patch in patches if patch()]
     return _applied
+
+
+def _check_numpy() -> None:
+    """torch before 2.3 imports beside NumPy 2, and then fails in the first conversion."""
+    import numpy as np
+    import torch
+
+    major, minor = (int(part) for part in torch.__version__.split('.')[:2])
+    if (major, minor) < (2, 3) and np.__version__ >= '2':
+        raise ImportError(
+            f'torch {torch.__version__} cannot use NumPy {np.__version__}: '
+            "pip install 'numpy<2', or a torch from 2.3 on"
+        )
 
 
 def _numpy_bool8() -> bool:

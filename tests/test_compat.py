@@ -48,6 +48,13 @@ class TestPatches:
         with pytest.raises(ImportError, match=r'mmcv-lite>=2\.1,<2\.2'):
             compat.apply()
 
+    def test_numpy_2_beside_an_old_torch(self, monkeypatch):
+        monkeypatch.setattr(compat, '_applied', None)
+        monkeypatch.setattr(torch, '__version__', '2.2.1+cpu')
+        monkeypatch.setattr(np, '__version__', '2.0.1')
+        with pytest.raises(ImportError, match=r"torch 2.2.1.*NumPy 2.0.1.*'numpy<2'"):
+            compat.apply()
+
 
 class TestOps:
     def test_deformable_convolution_without_offset_is_a_convolution(self):
