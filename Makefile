@@ -23,7 +23,7 @@ train: env
 	@echo "Training curves: $(WORK_DIR)/curves.png"
 
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --cov=dblrgan_mm --cov-report=term --cov-fail-under=90
 
 lint: env
 	$(BIN)/ruff check .
