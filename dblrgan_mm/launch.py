@@ -60,8 +60,9 @@ def load_config(args: argparse.Namespace) -> Any:
     """The config file with the command line's overrides, as an ``mmengine.Config``.
 
     Raises:
-        LaunchError: if the config is missing, the work dir cannot be written, or ``--amp`` is
-            asked for without a GPU.
+        LaunchError: if the config is missing or an override does not fit it, the work dir cannot
+            be written, ``--amp`` is asked for without a GPU, or the launcher's variables are
+            missing.
     """
     if not Path(args.config).is_file():
         raise LaunchError(f'no config file {args.config}. The configs are in configs/.')
@@ -70,7 +71,11 @@ def load_config(args: argparse.Namespace) -> Any:
 
     cfg = Config.fromfile(args.config)
     cfg.launcher = args.launcher
-    cfg.merge_from_dict(_parse_options(args.cfg_options, DictAction))
+    for option in args.cfg_options:
+        try:
+            cfg.merge_from_dict(_parse_option(option, DictAction))
+        except (AssertionError, KeyError, TypeError) as error:
+            raise LaunchError(f'--cfg-options {option} does not fit the config: {error}') from error
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -97,16 +102,13 @@ def load_config(args: argparse.Namespace) -> Any:
     return cfg
 
 
-def _parse_options(options: list[str], action: Any) -> dict:
-    """KEY=VALUE pairs, the values read as MMEngine's ``DictAction`` reads them."""
+def _parse_option(option: str, action: Any) -> dict:
+    """A KEY=VALUE pair, the value read as MMEngine's ``DictAction`` reads it."""
+    if '=' not in option:
+        raise LaunchError(f'--cfg-options takes KEY=VALUE, got {option!r}')
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     parser.add_argument('--cfg-options', nargs='+', action=action)
-    for option in options:
-        if '=' not in option:
-            raise LaunchError(f'--cfg-options takes KEY=VALUE, got {option!r}')
-    if not options:
-        return {}
-    return parser.parse_args(['--cfg-options', *options]).cfg_options
+    return parser.parse_args(['--cfg-options', option]).cfg_options
 
 
 def _require_writable(work_dir: str) -> None:

@@ -39,7 +39,7 @@ def test_gopro_is_a_full_training(name):
     assert cfg.default_hooks.checkpoint.save_best == 'PSNR'
     assert cfg.default_hooks.checkpoint.out_dir is None  # the work dir
     assert 'TensorboardVisBackend' in {backend.type for backend in cfg.visualizer.vis_backends}
-    crop = next(t for t in cfg.train_pipeline if t.type == 'PairedRandomCrop')
+    crop = next(t for t in cfg.train_pipeline if t.type == 'ClipRandomCrop')
     assert crop.gt_patch_size == 128
     assert 'residual' not in cfg.model.generator  # the paper's network, without our variants
 

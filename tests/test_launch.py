@@ -66,6 +66,14 @@ class TestOptions:
         message = refusal(config, '--cfg-options', 'lr=1', option)
         assert message == f'--cfg-options takes KEY=VALUE, got {option!r}'
 
+    @pytest.mark.parametrize(
+        'option',
+        ['steps.2.crop=1', 'steps.x.crop=1', 'model.parts.channels=[1,2', 'model.width.x=1'],
+    )
+    def test_that_does_not_fit(self, config, option):
+        message = refusal(config, '--cfg-options', 'lr=1', option, 'seed=2')
+        assert message.startswith(f'--cfg-options {option} does not fit the config: ')
+
     def test_work_dir(self, config, tmp_path):
         assert load(config).work_dir == os.path.join('work_dirs', 'small')
         assert load(config, '--work-dir', 'runs/one').work_dir == 'runs/one'
@@ -191,7 +199,7 @@ class TestCheckpoint:
         else:
             if kind == 'history':  # hidden in a type that is allowed
                 history = HistoryBuffer()
-                history._statistics_methods['min'] = checkpoint['meta'].pop('x')
+                history.extra = checkpoint['meta'].pop('x')
                 checkpoint['message_hub']['log_scalars']['x'] = history
             torch.save(checkpoint, path, _use_new_zipfile_serialization=kind != 'legacy')
         message = self.refusal(path)

@@ -1,7 +1,14 @@
 """The video-clip data set and its transforms, registered in MMagic's registries."""
 
 from dblrgan_mm.datasets.layouts import LAYOUTS, Clip, DatasetError
-from dblrgan_mm.datasets.transforms import LoadClipFrames
+from dblrgan_mm.datasets.transforms import ClipRandomCrop, LoadClipFrames
 from dblrgan_mm.datasets.video_clip_dataset import VideoClipDataset
 
-__all__ = ['LAYOUTS', 'Clip', 'DatasetError', 'LoadClipFrames', 'VideoClipDataset']
+__all__ = [
+    'LAYOUTS',
+    'Clip',
+    'ClipRandomCrop',
+    'DatasetError',
+    'LoadClipFrames',
+    'VideoClipDataset',
+]

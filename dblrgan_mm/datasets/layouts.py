@@ -7,7 +7,7 @@ is downloaded. It lists, it reads no image.
 import itertools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def _subfolders(folder: Path, advice: str) -> list[Path]:
 
 
 def _paired(name: str, blurry: Path, sharp: Path) -> Clip:
-    """A clip from two folders that must hold frames of the same names without gaps."""
+    """A clip from two folders that must hold frames of the same names, numbered without gaps."""
     frames_of_blurry, frames_of_sharp = _frames(name, blurry), _frames(name, sharp)
     for stem in (*frames_of_blurry, *frames_of_sharp):
         if stem in frames_of_blurry and stem in frames_of_sharp:
@@ -70,6 +70,7 @@ def _paired(name: str, blurry: Path, sharp: Path) -> Clip:
             f'clip {name}: {len(frames_of_blurry)} blurry frames but {len(frames_of_sharp)} sharp '
             f'ones (no frame {stem} in {missing}). Copy the missing frame, or remove its partner.'
         )
+    _refuse_gaps(name, blurry, list(frames_of_blurry))
     return Clip(name, tuple(frames_of_blurry.values()), tuple(frames_of_sharp.values()))
 
 
@@ -95,15 +96,18 @@ def _frames(name: str, folder: Path) -> dict[str, str]:
         numbered[number] = file
     if not numbered:
         raise DatasetError(f'clip {name}: no numbered image in {folder.resolve()}')
-    order = sorted(numbered)
-    step = min((b - a for a, b in itertools.pairwise(order)), default=1)
-    for a, b in itertools.pairwise(order):
-        if b - a != step:
+    return {Path(numbered[n]).stem: os.path.join(folder, numbered[n]) for n in sorted(numbered)}
+
+
+def _refuse_gaps(name: str, folder: Path, stems: Sequence[str]) -> None:
+    numbers = [_number(f'{stem}.png') for stem in stems]
+    steps = [b - a for a, b in itertools.pairwise(numbers)]
+    for step, before, after in zip(steps, stems, stems[1:], strict=False):
+        if step != min(steps):
             raise DatasetError(
-                f'clip {name}: a gap in the numbering of {folder}: {numbered[a]} is followed by '
-                f'{numbered[b]}. Copy the missing frames, or split the clip into two folders.'
+                f'clip {name}: a gap in the numbering of {folder}: {before} is followed by '
+                f'{after}. Copy the missing frames, or split the clip into two folders.'
             )
-    return {Path(numbered[n]).stem: os.path.join(folder, numbered[n]) for n in order}
 
 
 def _number(file: str) -> int | None:

@@ -7,7 +7,7 @@ from dblrgan_mm import compat
 
 compat.apply()
 
-from mmagic.datasets.transforms import LoadImageFromFile
+from mmagic.datasets.transforms import LoadImageFromFile, PairedRandomCrop
 from mmagic.registry import TRANSFORMS
 
 
@@ -55,3 +55,26 @@ class LoadClipFrames(LoadImageFromFile):
                     f'{expected[1]}x{expected[0]}. Frames of a clip must be of equal size.'
                 )
         return results
+
+
+@TRANSFORMS.register_module()
+class ClipRandomCrop(PairedRandomCrop):
+    """MMagic's ``PairedRandomCrop`` of a window's blurry and sharp frames, which are of one size.
+
+    Knows that the scale is 1, where MMagic's needs ``SetValues`` before it. Says that a crop is
+    too large in a line, where MMagic's lists the path of every frame.
+
+    Raises:
+        ValueError: if the crop is larger than the frames.
+    """
+
+    def transform(self, results: dict) -> dict:
+        frame = results[self.lq_key][0]
+        height, width = frame.shape[:2]
+        if min(height, width) < self.gt_patch_size:
+            raise ValueError(
+                f'the crop of {self.gt_patch_size}x{self.gt_patch_size} pixels is larger than the '
+                f'frames of {width}x{height}: set gt_patch_size to at most {min(height, width)}, '
+                'or leave the clip out'
+            )
+        return super().transform({**results, 'scale': 1})

@@ -72,27 +72,19 @@ class ClipVisualizationHook(Hook):
     def before_val_epoch(self, runner: Runner) -> None:
         self._drawn = 0
 
-    def after_val_iter(
+    def _after_iter(
         self,
         runner: Runner,
         batch_idx: int,
         data_batch: dict | None = None,
-        outputs: Sequence | None = None,
+        outputs: Sequence | dict | None = None,
+        mode: str = 'train',
     ) -> None:
-        self._draw(runner, outputs, self.max_clips)
-
-    def after_test_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: Sequence | None = None,
-    ) -> None:
-        self._draw(runner, outputs, None)
-
-    def _draw(self, runner: Runner, outputs: Sequence, limit: int | None) -> None:
+        if mode == 'train':
+            return
         for sample in outputs:
-            if sample.metainfo.get('middle_of_clip') and (limit is None or self._drawn < limit):
+            wanted = mode == 'test' or self._drawn < self.max_clips
+            if wanted and sample.metainfo.get('middle_of_clip'):
                 runner.visualizer.add_datasample(sample, step=runner.iter)
                 self._drawn += 1
 

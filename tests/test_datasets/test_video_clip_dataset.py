@@ -176,9 +176,9 @@ class TestTrainPipeline:
             assert (sharp[..., 2, 0, 0] == expected + 100).all(), 'of the same moments'
 
             x, y = blurry[0, :2].astype(int)
-            transposed = x[0, 0] == x[0, 1]
-            across, down = (y, x) if transposed else (x, y)
-            steps = np.diff(across, axis=1), np.diff(down, axis=0), np.diff(times)
+            transposed = bool(x[0, 0] == x[0, 1])
+            along_x, along_y = (0, 1) if transposed else (1, 0)
+            steps = np.diff(x, axis=along_x), np.diff(y, axis=along_y), np.diff(times)
             assert all(abs(step).max() == 1 == abs(step).min() for step in steps)
             signs = [{*step.flatten().tolist()} for step in steps]
             assert all(len(sign) == 1 for sign in signs)
@@ -308,10 +308,10 @@ class TestBadData:
 
     def test_crop_larger_than_the_frame(self, real_copy, config):
         pipeline = [
-            {**step, 'gt_patch_size': 512} if step['type'] == 'PairedRandomCrop' else step
+            {**step, 'gt_patch_size': 512} if step['type'] == 'ClipRandomCrop' else step
             for step in config.train_pipeline
         ]
         dataset = self.build(real_copy, config, pipeline=pipeline)
-        message = r'clip gopro_walk_a, window around frame 000049: .*144.*254.*512'
+        message = r'clip gopro_walk_a, window around frame 000049: the crop of 512x512 .* 254x144'
         with pytest.raises(DatasetError, match=message):
             dataset[0]

@@ -5,8 +5,7 @@ num_frames = 5
 train_pipeline = [
     dict(type='LoadClipFrames', key='img', channel_order='rgb'),
     dict(type='LoadClipFrames', key='gt', channel_order='rgb'),
-    dict(type='SetValues', dictionary=dict(scale=1)),
-    dict(type='PairedRandomCrop', gt_patch_size=128),
+    dict(type='ClipRandomCrop', gt_patch_size=128),
     dict(type='Flip', keys=['img', 'gt'], flip_ratio=0.5, direction='horizontal'),
     dict(type='Flip', keys=['img', 'gt'], flip_ratio=0.5, direction='vertical'),
     dict(type='RandomTransposeHW', keys=['img', 'gt'], transpose_ratio=0.5),
