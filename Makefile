@@ -35,4 +35,4 @@ lock: env
 		--no-header --no-annotate --no-emit-index-url --output-file requirements/lock.txt
 
 clean:
-	rm -rf $(VENV) work_dirs
+	rm -rf $(VENV) $(WORK_DIR)

@@ -1,7 +1,8 @@
 """What MMagic 1.2 needs to run on today's PyTorch and NumPy.
 
 :func:`apply` is called by every subpackage that touches MMagic, before MMagic is imported. Each
-patch looks first whether it is needed, touches one name, and says so once in the log. On MMagic's
+patch looks first whether it is needed, touches one name, and says so once in the log
+('dblrgan_mm', level INFO; the tools name the patches in the run's own log, too). On MMagic's
 own stack (torch 2.1, NumPy 1.26, compiled mmcv 2.1) none applies.
 """
 
@@ -223,6 +224,8 @@ if __name__ == '__main__':
 
     from dblrgan_mm import compat
 
+    if len(sys.argv) < 2:
+        sys.exit('usage: python -m dblrgan_mm.compat SCRIPT [ARGUMENTS]')
     compat.apply()
     sys.argv = sys.argv[1:]
     runpy.run_path(sys.argv[0], run_name='__main__')

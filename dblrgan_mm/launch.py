@@ -12,21 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dblrgan_mm.errors import LaunchError, UserError
+
 # (rank, world size, local rank) as each launcher tells them
 _RANK_VARIABLES = {
     'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
     'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
 }
-# errors of modules that are slow to import
-_ERRORS = (
-    ('dblrgan_mm.datasets.layouts', 'DatasetError'),
-    ('dblrgan_mm.engine.hooks', 'CheckpointMismatchError'),
-)
-
-
-class LaunchError(Exception):
-    """A command was called with something that cannot work; the message says what to do."""
 
 
 def argument_parser(description: str) -> argparse.ArgumentParser:
@@ -41,6 +34,7 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
+        action='extend',
         default=[],
         metavar='KEY=VALUE',
         help='override settings, e.g. train_dataloader.batch_size=8; lists as "[a,b]"',
@@ -89,13 +83,17 @@ def load_config(args: argparse.Namespace) -> Any:
             '--amp needs a GPU, and torch sees none; leave --amp out to run in float32'
         )
     if args.launcher != 'none':
-        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+        if args.launcher == 'pytorch':
+            os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
         _require_launcher(args.launcher)
+        # MMEngine's model wrapper reads it under every launcher
+        os.environ.setdefault('LOCAL_RANK', os.environ[_RANK_VARIABLES[args.launcher][2]])
         if not torch.cuda.is_available():
             _init_gloo(args.launcher)
             # MMEngine would hand the wrapper the number of a GPU
             wrapper = cfg.get('model_wrapper_cfg') or dict(
                 type='MMDistributedDataParallel',
+                broadcast_buffers=False,
                 find_unused_parameters=cfg.get('find_unused_parameters', False),
             )
             cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
@@ -130,6 +128,13 @@ def _require_launcher(launcher: str) -> None:
             f'--launcher {launcher} finds no {missing[0]} in the environment; '
             'start the command by tools/dist_train.sh, tools/dist_test.sh or tools/slurm_*.sh'
         )
+    # torchrun sets it, and MMEngine asks Slurm for it, but only on machines with GPUs
+    nodes = int(os.environ.get('SLURM_NNODES', '1'))
+    if 'MASTER_ADDR' not in os.environ and (launcher == 'mpi' or nodes > 1):
+        raise LaunchError(
+            f'--launcher {launcher} needs MASTER_ADDR in the environment: '
+            'the address of the machine of rank 0'
+        )
 
 
 def _init_gloo(launcher: str) -> None:
@@ -149,6 +154,17 @@ def _init_gloo(launcher: str) -> None:
     dist.init_process_group('gloo')
 
 
+def build_runner(cfg: Any) -> Any:
+    """The ``mmengine.Runner`` of a config; its log names the patches that MMagic needed."""
+    from mmengine.runner import Runner
+
+    from dblrgan_mm import compat
+
+    runner = Runner.from_cfg(cfg)
+    runner.logger.info(f'Patches for MMagic: {", ".join(compat.apply()) or "none needed"}')
+    return runner
+
+
 def check_checkpoint(path: str) -> None:
     """Raise :class:`LaunchError` unless ``path`` is a file that torch loads without running code.
 
@@ -163,7 +179,8 @@ def check_checkpoint(path: str) -> None:
     from dblrgan_mm import compat
 
     if path.startswith(('http://', 'https://')):
-        return
+        # torch.hub, which MMEngine would fetch it with, runs the code that a file carries
+        raise LaunchError(f'{path} is an address: download the checkpoint and give the file')
     if not os.path.isfile(path):
         raise LaunchError(
             f'no checkpoint {path}. A training run names its newest one in '
@@ -184,7 +201,7 @@ def check_checkpoint(path: str) -> None:
     except PermissionError as error:
         raise LaunchError(f'cannot read the checkpoint {path} ({error.strerror})') from error
     except Exception as error:  # torch has no one error for a damaged file
-        code = re.search(r'(?:GLOBAL|class) ([\w.]+\.\w+)', str(error))
+        code = re.search(r'(?:GLOBAL|class) ([\w.]+)', str(error))
         reason = (
             f'it holds {code[1]}, which may run code. Have it saved anew as plain tensors'
             if code
@@ -212,14 +229,10 @@ def run(main: Callable[[], None]) -> None:
 
 def _user_message(error: BaseException) -> str | None:
     """The message of the first of our errors in the chain; None where there is none."""
-    ours = [LaunchError]
-    for module, name in _ERRORS:
-        if module in sys.modules:  # where it was not imported, it raised nothing
-            ours.append(getattr(sys.modules[module], name))
     chain: BaseException | None = error
     found = None
     while chain is not None:
-        if isinstance(chain, tuple(ours)):
+        if isinstance(chain, UserError):
             found = chain
         chain = chain.__cause__ or chain.__context__
     if found is None:

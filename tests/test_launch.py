@@ -286,7 +286,7 @@ class TestCommands:
     @pytest.mark.parametrize(
         ('tool', 'options'),
         [
-            ('train', ['--work-dir', '--resume', '--amp', '--auto-scale-lr', '--cfg-options']),
+            ('train', ['--work-dir', '--resume', '--amp', '--cfg-options']),
             ('test', ['checkpoint', '--work-dir', '--out', '--amp', '--cfg-options']),
         ],
     )

@@ -8,17 +8,20 @@ from dblrgan_mm import launch
 def main() -> None:
     parser = launch.argument_parser(__doc__)
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--out', help='file for the scores, .json, .yaml or .pkl')
+    parser.add_argument('--out', type=Path, help='file for the scores, .json or .yaml')
     args = parser.parse_args()
+    if args.out and args.out.suffix not in ('.json', '.yaml', '.yml'):
+        parser.error(f'--out {args.out}: give a file that ends in .json or .yaml')
+    if args.out and not args.out.resolve().parent.is_dir():
+        parser.error(f'--out {args.out}: there is no folder {args.out.resolve().parent}')
     cfg = launch.load_config(args)
 
     import mmengine
     from mmengine.dist import is_main_process
     from mmengine.hooks import Hook
-    from mmengine.runner import Runner
 
     class KeepScores(Hook):  # MMagic's test loop returns nothing
-        def after_test_epoch(self, runner: Runner, metrics: dict) -> None:
+        def after_test_epoch(self, runner, metrics: dict) -> None:
             self.scores = {name: float(value) for name, value in metrics.items()}
 
     if args.amp:
@@ -26,7 +29,7 @@ def main() -> None:
     launch.check_checkpoint(args.checkpoint)
     cfg.load_from = args.checkpoint
 
-    runner = Runner.from_cfg(cfg)
+    runner = launch.build_runner(cfg)
     keeper = KeepScores()
     runner.register_hook(keeper)
     runner.test()
@@ -34,7 +37,7 @@ def main() -> None:
         print_scores(keeper.scores)
         print(f'Pictures: {Path(runner.log_dir) / "vis_data" / "vis_image"}')
         if args.out:
-            mmengine.dump(keeper.scores, args.out)
+            mmengine.dump(keeper.scores, str(args.out))
 
 
 def print_scores(scores: dict[str, float]) -> None:

@@ -12,35 +12,25 @@ def main() -> None:
         metavar='CHECKPOINT',
         help='continue from a checkpoint, or from the newest one in the work dir',
     )
-    parser.add_argument(
-        '--auto-scale-lr',
-        action='store_true',
-        help="scale the learning rates by the batch size over the config's auto_scale_lr",
-    )
     args = parser.parse_args()
     cfg = launch.load_config(args)
 
-    from mmengine.runner import Runner
+    from mmengine.runner import find_latest_checkpoint
 
     if args.amp:
         wrappers = cfg.optim_wrapper
         for wrapper in [wrappers] if 'optimizer' in wrappers else wrappers.values():
             if isinstance(wrapper, dict):
                 wrapper.type = 'AmpOptimWrapper'
-    if args.auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise launch.LaunchError(
-                '--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config'
-            )
-        cfg.auto_scale_lr.enable = True
     if args.resume:
-        cfg.resume = True
-        if args.resume != 'auto':
-            cfg.load_from = args.resume
+        # MMEngine would resume from the config's load_from, which was for the first start
+        newest = find_latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
+        if newest is not None:
+            cfg.load_from, cfg.resume = newest, True
     if cfg.get('load_from'):
         launch.check_checkpoint(cfg.load_from)
 
-    runner = Runner.from_cfg(cfg)
+    runner = launch.build_runner(cfg)
     runner.train()
     runner.logger.info(f'Checkpoints, curves.png and logs: {cfg.work_dir}')
 

@@ -21,6 +21,7 @@ default_hooks = dict(
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(_delete_=True, type='DeblurVisualizer', vis_backends=vis_backends)
 custom_hooks = [
+    dict(type='SyncBuffersHook'),  # batch statistics, so that all processes validate one network
     dict(type='CheckpointMatchHook'),
     dict(type='ClipVisualizationHook', max_clips=4),
     dict(type='TrainingCurvesHook'),

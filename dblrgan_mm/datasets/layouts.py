@@ -11,11 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dblrgan_mm.errors import DatasetError
+
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
-
-
-class DatasetError(Exception):
-    """The data on disk is not what its layout says; the message names where and what to do."""
 
 
 @dataclass(frozen=True)

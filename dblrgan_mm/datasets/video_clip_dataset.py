@@ -12,7 +12,8 @@ compat.apply()
 
 from mmagic.registry import DATASETS
 
-from dblrgan_mm.datasets.layouts import LAYOUTS, DatasetError
+from dblrgan_mm.datasets.layouts import LAYOUTS
+from dblrgan_mm.errors import DatasetError
 
 
 @DATASETS.register_module()
@@ -124,12 +125,12 @@ class VideoClipDataset(BaseDataset):
         return windows
 
     def prepare_data(self, idx: int) -> Any:
-        """Run the pipeline on one window; what fails in it is told with clip and frame."""
+        """Run the pipeline on one window; faults of the data are told with clip and frame."""
         data_info = self.get_data_info(idx)
         try:
             return self.pipeline(data_info)
-        except Exception as error:
-            clip, frame = data_info['key'].split('/')
+        except (ValueError, OSError) as error:  # the data; other errors are a transform's own
+            clip, frame = data_info['key'].rsplit('/', 1)
             raise DatasetError(
                 f'clip {clip}, window around frame {frame}: {error} '
                 f'[{self.layout} layout, {self.split} split of {self.data_root}]'

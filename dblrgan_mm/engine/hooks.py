@@ -11,9 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-
-class CheckpointMismatchError(Exception):
-    """The checkpoint belongs to another architecture."""
+from dblrgan_mm.errors import CheckpointMismatchError
 
 
 @HOOKS.register_module()
@@ -22,7 +20,7 @@ class CheckpointMatchHook(Hook):
 
     MMEngine loads what fits and warns about the rest, so that a test of the wrong checkpoint
     prints scores of random weights. Parts other than the generator, such as the discriminator,
-    may be missing as a whole: a DBLRGAN starts from a DBLRNet.
+    may be missing as a whole where no run is resumed: a DBLRGAN starts from a DBLRNet.
 
     Raises:
         CheckpointMismatchError: names what is missing, unknown or of another shape.
@@ -37,7 +35,7 @@ class CheckpointMatchHook(Hook):
             part = part.module if is_model_wrapper(part) else part
             here = part.state_dict(prefix=f'{name}.')
             there = {key: stored[key] for key in stored if key.startswith(f'{name}.')}
-            if name != 'generator' and not there:
+            if name != 'generator' and not there and not runner._resume:
                 continue
             faults += [
                 f'{key} is {tuple(there[key].shape)} there, {tuple(here[key].shape)} here'
@@ -117,22 +115,30 @@ class TrainingCurvesHook(Hook):
 
 
 def read_scalars(work_dir: Path, skip: Sequence[str] = ()) -> dict[str, dict[int, float]]:
-    """Logged values of all runs in a work dir, {name: {iteration: value}}; later runs win.
+    """Logged values of the runs in a work dir, {name: {iteration: value}}.
 
-    A run that was killed may have left half a line; it is skipped.
+    What an earlier run logged from where a later one started is void. A run that was killed may
+    have left half a line; it is skipped.
     """
     curves: dict[str, dict[int, float]] = defaultdict(dict)
     for file in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        for line in file.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            step = record.get('step')
+        records = [record for line in file.read_text().splitlines() if (record := _parse(line))]
+        start = min((record['step'] for record in records), default=float('inf'))
+        for name in curves:
+            curves[name] = {step: v for step, v in curves[name].items() if step < start}
+        for record in records:
             for name, value in record.items():
-                if name not in skip and isinstance(value, (int, float)) and step is not None:
-                    curves[name][step] = value
-    return dict(curves)
+                if name not in skip and isinstance(value, (int, float)):
+                    curves[name][record['step']] = value
+    return {name: points for name, points in curves.items() if points}
+
+
+def _parse(line: str) -> dict | None:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return record if 'step' in record else None
 
 
 def plot_curves(curves: dict[str, dict[int, float]], path: Path) -> Path:

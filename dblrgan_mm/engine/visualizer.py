@@ -49,9 +49,9 @@ class DeblurVisualizer(Visualizer):
         picture = compare_frames(
             [_to_rgb(frame) for frame in frames.values()], list(frames), self.zoom
         )
-        clip, frame = data_sample.metainfo['key'].split('/')
+        clip, frame = data_sample.metainfo['key'].rsplit('/', 1)
         for backend in self._vis_backends.values():
-            backend.add_image(f'{clip}_{frame}', picture, step)
+            backend.add_image(f'{clip.replace("/", "_")}_{frame}', picture, step)
 
 
 def compare_frames(frames: Sequence[np.ndarray], labels: Sequence[str], zoom: int) -> np.ndarray:

@@ -21,8 +21,10 @@ class InputMetric:
     def __init__(self, metric: dict) -> None:
         self._metric: BaseMetric = METRICS.build(dict(metric, prefix='input'))
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__['_metric'], name)  # sampler mode, prepare, evaluate, ...
+    def __getattr__(self, name: str) -> Any:  # sampler mode, prepare, evaluate, ...
+        if name == '_metric':  # not built yet, as in a copy
+            raise AttributeError(name)
+        return getattr(self._metric, name)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Process one batch; ``input`` is (t, c, h, w) or (c, h, w), BGR in [0, 255]."""

@@ -14,11 +14,11 @@ from torch import nn
 class DBLRGAN(BaseEditModel):
     """Generator and discriminator, each under its own optimiser.
 
-    Loss of the generator (Zhang et al., IEEE TIP 28(1), 2019): content loss plus ``loss_weight``
-    of ``gan_loss`` times adversarial loss. What the discriminator judges is ours: the restored
-    centre frame set into its sharp neighbours against the sharp clip itself, so the restored
-    frame must fit its neighbours in time. A discriminator without ``num_frames``, such as those
-    of MMagic, judges the restored frame alone.
+    The generator learns by a content loss and an adversarial loss (Zhang et al., IEEE TIP 28(1),
+    2019); their weights are ours. What the discriminator judges is ours: the restored centre
+    frame set into its sharp neighbours against the sharp clip itself, so the restored frame must
+    fit its neighbours in time. A discriminator without ``num_frames``, such as those of MMagic,
+    judges the restored frame alone.
 
     Also ours: the discriminator sees sharp and restored clips in one batch, so that its batch
     statistics do not tell them apart, and judges with its running statistics when the generator
@@ -88,7 +88,7 @@ class DBLRGAN(BaseEditModel):
         return (average if use_average else self.generator)(inputs)
 
     def forward_train(self, inputs: torch.Tensor, data_samples=None) -> dict:
-        """Content loss alone, as for a model without a discriminator."""
+        """Content loss alone, for MMagic's ``mode='loss'``; training goes by :meth:`train_step`."""
         restored = self.forward_tensor(inputs, data_samples)
         return dict(loss=self.pixel_loss(restored, self.centre_frame(data_samples.gt_img)))
 
@@ -138,10 +138,11 @@ class DBLRGAN(BaseEditModel):
         losses = dict(loss_pix=self.pixel_loss(restored, self.centre_frame(sharp)))
         if adversarial:
             judge = _unwrap(self.discriminator)
-            training = judge.training
+            modes = {module: module.training for module in judge.modules()}
             judge.eval()  # running statistics
             logits = judge(self.judged_clips(restored, sharp)[0])
-            judge.train(training)
+            for module, mode in modes.items():
+                module.training = mode
             losses['loss_gan'] = self.gan_loss(logits, target_is_real=True, is_disc=False)
         return losses
 

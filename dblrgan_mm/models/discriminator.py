@@ -20,11 +20,12 @@ class FrameSequenceDiscriminator(BaseModule):
     A VGG-like binary classifier: 3x3 convolutions with batch normalisation and ReLU, 2 of 64
     maps, 3 of 128, 4 of 256, 5 of 512, then fully connected layers of 4096, 4096 and the
     decision, as described for the paper's image discriminator (Zhang et al., IEEE TIP 28(1),
-    2019). With ``num_frames=1`` it is that one. Ours: the first group sees each frame for itself
-    and the second joins the maps of all frames, so that the sharpness of one frame can be held
-    against that of its neighbours; the last convolution of each group has stride 2; the maps are
-    averaged over space before the fully connected layers, so that any crop size fits; one logit
-    in place of a softmax over two classes, which is the same decision; the initialisation.
+    2019). With ``num_frames=1`` it judges images, as that one does. Ours: the first group sees
+    each frame for itself and the second joins the maps of all frames, so that the sharpness of
+    one frame can be held against that of its neighbours; the last convolution of each group has
+    stride 2; the maps are averaged over space before the fully connected layers, so that any crop
+    size fits; one logit in place of a softmax over two classes, which is the same decision; the
+    initialisation.
 
     Args:
         num_frames: frames t in a clip.

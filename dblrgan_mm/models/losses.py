@@ -17,10 +17,9 @@ from dblrgan_mm.models.color import rgb_to_luma
 class ContentLoss(nn.Module):
     """Mean squared error over the pixels, the paper's content loss.
 
-    On luma by default, since DBLRNet restores luma and cannot change chroma.
-
     Args:
-        color: 'luma' compares Y (BT.601), 'rgb' all three channels.
+        color: 'rgb' compares all three channels; 'luma' compares Y (BT.601) alone, for a network
+            that restores luma alone, as ``DBLRNet`` does by default.
         loss_weight: factor on the result.
 
     Raises:
@@ -31,7 +30,7 @@ class ContentLoss(nn.Module):
         tensor(1.)
     """
 
-    def __init__(self, color: str = 'luma', loss_weight: float = 1.0) -> None:
+    def __init__(self, color: str = 'rgb', loss_weight: float = 1.0) -> None:
         super().__init__()
         if color not in ('luma', 'rgb'):
             raise ValueError(f"color must be 'luma' or 'rgb', got {color!r}")
@@ -66,7 +65,7 @@ class AdversarialLoss(nn.Module):
 
     Args:
         form: one of the four names.
-        loss_weight: the paper's alpha; a factor for the generator only.
+        loss_weight: alpha, a factor for the generator only.
 
     Raises:
         ValueError: for another ``form``.

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dblrgan_mm.datasets import LoadClipFrames
+from dblrgan_mm.datasets import ClipRandomCrop, LoadClipFrames
 
 
 @pytest.fixture
@@ -76,3 +76,24 @@ class TestErrors:
         message = f'{frames[2]} has 254x100 pixels, other frames of its clip have 254x144'
         with pytest.raises(ValueError, match=message):
             LoadClipFrames(key='gt', channel_order='rgb').transform(results)
+
+
+class TestClipRandomCrop:
+    def crop(self, frames, size) -> dict:
+        results = load(frames, channel_order='rgb') | {'gt_path': frames[1:2]}
+        results = LoadClipFrames(key='gt', channel_order='rgb').transform(results)
+        return ClipRandomCrop(gt_patch_size=size).transform(results)
+
+    def test_as_high_as_the_frame(self, frames):
+        results = self.crop(frames, 144)
+        assert [image.shape for image in results['img']] == [(144, 144, 3)] * 3
+        (sharp,) = results['gt']
+        np.testing.assert_array_equal(sharp, results['img'][1])
+
+    def test_larger_than_the_frame(self, frames):
+        with pytest.raises(ValueError, match='larger') as caught:
+            self.crop(frames, 145)
+        assert str(caught.value) == (
+            'the crop of 145x145 pixels is larger than the frames of 254x144: set gt_patch_size to '
+            'at most 144, or leave the clip out'
+        )

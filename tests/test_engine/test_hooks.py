@@ -39,8 +39,9 @@ def build(config: dict, **changes: dict) -> torch.nn.Module:
     return MODELS.build(config)
 
 
-def check(model, checkpoint) -> None:
-    CheckpointMatchHook().after_load_checkpoint(SimpleNamespace(model=model), checkpoint)
+def check(model, checkpoint, resume=False) -> None:
+    runner = SimpleNamespace(model=model, _resume=resume)
+    CheckpointMatchHook().after_load_checkpoint(runner, checkpoint)
 
 
 class TestCheckpointMatchHook:
@@ -58,6 +59,11 @@ class TestCheckpointMatchHook:
 
     def test_dblrgan_starts_from_dblrnet(self):
         check(build(DBLRGAN), dict(meta={}, state_dict=build(DBLRNET).state_dict()))
+
+    def test_dblrgan_does_not_resume_a_dblrnet(self):
+        stored = dict(meta={}, state_dict=build(DBLRNET).state_dict())
+        with pytest.raises(CheckpointMismatchError, match=r'discriminator\..* is missing there'):
+            check(build(DBLRGAN), stored, resume=True)
 
     def test_generator_of_dblrgan_without_its_discriminator(self):
         check(build(DBLRNET), dict(meta={}, state_dict=build(DBLRGAN).state_dict()))

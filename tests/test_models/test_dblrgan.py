@@ -18,7 +18,7 @@ CONFIG = dict(
         conv_channels=((8, 8), (16, 16)),
         fc_channels=16,
     ),
-    pixel_loss=dict(type='ContentLoss'),
+    pixel_loss=dict(type='ContentLoss', color='luma'),
     gan_loss=dict(type='AdversarialLoss', loss_weight=2e-4),
     data_preprocessor=dict(type='DataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3),
 )
@@ -160,7 +160,7 @@ class TestTrainStep:
         for _ in range(60):
             last = step(model, optim, batch)['loss_pix']
         data = model.data_preprocessor(deepcopy(batch), True)
-        nothing = ContentLoss()(data['inputs'][:, 2], data['data_samples'].gt_img[:, 2])
+        nothing = ContentLoss('luma')(data['inputs'][:, 2], data['data_samples'].gt_img[:, 2])
         assert last < first
         assert last < nothing  # better than the blurry frame itself
 

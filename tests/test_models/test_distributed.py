@@ -42,7 +42,7 @@ def take_step(rank: int, world_size: int, folder: str) -> None:
         dist.init_process_group(
             'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=world_size
         )
-        model = MMSeparateDistributedDataParallel(model, broadcast_buffers=True)
+        model = MMSeparateDistributedDataParallel(model)
     parts = model.module if world_size > 1 else model
     optim = OptimWrapperDict(
         **{

@@ -130,14 +130,6 @@ class TestTrainArguments:
         assert (done.code, built) == (1, [])
         assert done.err.startswith(f'error: no checkpoint {work_dir.parent / "start.pth"}. ')
 
-    def test_auto_scale_lr(self, built, work_dir):
-        done = self.train(work_dir, 'x = 1\n', '--auto-scale-lr')
-        assert (done.code, built) == (1, [])
-        assert 'auto_scale_lr = dict(base_batch_size=...) in the config' in done.err
-        text = 'auto_scale_lr = dict(base_batch_size=4)\n'
-        assert self.train(work_dir, text, '--auto-scale-lr').code == 0
-        assert built[0].auto_scale_lr == dict(base_batch_size=4, enable=True)
-
     @pytest.mark.parametrize('players', [1, 2])
     def test_amp(self, built, work_dir, monkeypatch, players):
         monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)

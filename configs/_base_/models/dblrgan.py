@@ -8,4 +8,4 @@ model = dict(
 )
 
 # the two players step in turn, so each is wrapped for itself
-model_wrapper_cfg = dict(type='MMSeparateDistributedDataParallel', broadcast_buffers=True)
+model_wrapper_cfg = dict(type='MMSeparateDistributedDataParallel')

@@ -1,7 +1,8 @@
-# DBLRNet with the paper's defaults, trained by content loss alone.
+# DBLRNet with the paper's layers, trained by content loss alone. With generator.color='rgb' set
+# pixel_loss.color='rgb', too.
 model = dict(
     type='BaseEditModel',
     generator=dict(type='DBLRNet', num_frames=5),
-    pixel_loss=dict(type='ContentLoss'),
+    pixel_loss=dict(type='ContentLoss', color='luma'),
     data_preprocessor=dict(type='DataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3),
 )
