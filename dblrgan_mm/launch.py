@@ -61,6 +61,8 @@ def load_config(args: argparse.Namespace) -> Any:
     if not Path(args.config).is_file():
         raise LaunchError(f'no config file {args.config}. The configs are in configs/.')
 
+    # MMagic imports albumentations, which asks the network for a newer version of itself
+    os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
     from mmengine.config import Config, DictAction
 
     cfg = Config.fromfile(args.config)

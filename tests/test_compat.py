@@ -3,7 +3,7 @@ import sys
 from pathlib import Path
 
 import mmagic
-import mmcv
+import mmcv.ops
 import numpy as np
 import pytest
 import torch

@@ -164,6 +164,10 @@ class TestCheckpoint:
         assert 'last_checkpoint' in message
         assert self.refusal(tmp_path).startswith('no checkpoint'), 'a folder'
 
+    def test_address(self):
+        message = self.refusal('https://example.org/dblrgan.pth')
+        assert 'download the checkpoint and give the file' in message
+
     @pytest.mark.parametrize('kept', [0.0, 0.001, 0.1, 0.5, 0.99])
     @pytest.mark.parametrize('zipped', [True, False])
     def test_damaged(self, checkpoint, tmp_path, kept, zipped):
