@@ -12,7 +12,7 @@ env: $(VENV)/.ready
 $(VENV)/.ready: requirements/lock.txt setup.py
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement requirements/lock.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/lock.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -32,7 +32,8 @@ lint: env
 # resolve requirements/lock.txt anew, for Linux, macOS 14 or later on Apple silicon, Python 3.10-3.13
 lock: env
 	$(BIN)/uv pip compile requirements/dev.txt --universal --python-version 3.10 --upgrade \
-		--no-header --no-annotate --no-emit-index-url --output-file requirements/lock.txt
+		--override requirements/overrides.txt --no-header --no-annotate --no-emit-index-url \
+		--output-file requirements/lock.txt
 
 clean:
 	rm -rf $(VENV) $(WORK_DIR)
