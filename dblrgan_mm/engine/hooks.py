@@ -22,12 +22,16 @@ class CheckpointMatchHook(Hook):
     prints scores of random weights. Parts other than the generator, such as the discriminator,
     may be missing as a whole where no run is resumed: a DBLRGAN starts from a DBLRNet.
 
+    It also drops the text of the config that a checkpoint holds, which MMEngine's resume would
+    run as a Python file, only to look for ``gpu_ids``.
+
     Raises:
         CheckpointMismatchError: names what is missing, unknown or of another shape.
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        checkpoint.get('meta', {}).pop('config', None)
         stored = checkpoint.get('state_dict', checkpoint)
         faults = []
         for name, part in model.named_children():

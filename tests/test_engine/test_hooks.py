@@ -68,6 +68,12 @@ class TestCheckpointMatchHook:
     def test_generator_of_dblrgan_without_its_discriminator(self):
         check(build(DBLRNET), dict(meta={}, state_dict=build(DBLRGAN).state_dict()))
 
+    def test_config_in_a_checkpoint_is_not_run(self):
+        """MMEngine's resume runs ``meta['config']`` as a Python file where it is present."""
+        meta = dict(config='raise SystemExit', iter=4)
+        check(build(DBLRNET), dict(meta=meta, state_dict=build(DBLRNET).state_dict()))
+        assert meta == dict(iter=4)
+
     def test_bare_state_dict(self):
         check(build(DBLRNET), build(DBLRNET).state_dict())
 

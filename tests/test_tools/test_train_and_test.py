@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner.checkpoint import _load_checkpoint
 from skimage.metrics import peak_signal_noise_ratio
 
 from dblrgan_mm import launch
@@ -225,14 +226,14 @@ class TestEndToEnd:
         assert trained.pictures == {
             'curves.png', 'sam2_blocks_carry_000037_4.png', 'sam2_blocks_two_hands_000106_4.png',
         }  # fmt: skip
-        checkpoint = torch.load(trained.work_dir / 'iter_4.pth', weights_only=False)
+        checkpoint = _load_checkpoint(str(trained.work_dir / 'iter_4.pth'))
         assert checkpoint['state_dict']['step_counter'] == 4
 
     def test_resume_goes_on(self, trained):
         assert trained.second.code == 0
         last = Path((trained.work_dir / 'last_checkpoint').read_text())
         assert last == trained.work_dir / 'iter_6.pth'
-        checkpoint = torch.load(last, weights_only=False)
+        checkpoint = _load_checkpoint(str(last))
         assert checkpoint['meta']['iter'] == 6
         assert checkpoint['state_dict']['step_counter'] == 6
         assert checkpoint['state_dict']['generator_ema.steps'] == 6
@@ -252,7 +253,7 @@ class TestEndToEnd:
 
     def test_scores(self, trained, tested, sample_root):
         """Scored anew: the averaged generator on every frame of the test clips."""
-        state = torch.load(trained.work_dir / 'iter_6.pth', weights_only=False)['state_dict']
+        state = _load_checkpoint(str(trained.work_dir / 'iter_6.pth'))['state_dict']
         prefix = 'generator_ema.module.'
         net = DBLRNet(mid_channels=4, num_blocks=1, norm=None, residual=True).eval()
         net.load_state_dict(
