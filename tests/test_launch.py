@@ -314,3 +314,28 @@ class TestCommands:
         assert done.stderr == (
             'error: no config file configs/nowhere.py. The configs are in configs/.\n'
         )
+
+
+class TestLaunchers:
+    """What MMEngine needs in the environment is asked for before it fails."""
+
+    def test_mpi_without_the_first_machine(self, monkeypatch):
+        for name, value in zip(launch._RANK_VARIABLES['mpi'], '021', strict=True):
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv('MASTER_ADDR', raising=False)
+        with pytest.raises(launch.LaunchError, match='mpi needs MASTER_ADDR'):
+            launch._require_launcher('mpi')
+        monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
+        launch._require_launcher('mpi')
+
+    @pytest.mark.parametrize('nodes', [1, 2])
+    def test_slurm_on_several_nodes(self, monkeypatch, nodes):
+        for name, value in zip(launch._RANK_VARIABLES['slurm'], '021', strict=True):
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv('SLURM_NNODES', str(nodes))
+        monkeypatch.delenv('MASTER_ADDR', raising=False)
+        if nodes == 1:
+            launch._require_launcher('slurm')
+        else:
+            with pytest.raises(launch.LaunchError, match='slurm needs MASTER_ADDR'):
+                launch._require_launcher('slurm')

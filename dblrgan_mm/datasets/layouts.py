@@ -100,8 +100,9 @@ def _frames(name: str, folder: Path) -> dict[str, str]:
 def _refuse_gaps(name: str, folder: Path, stems: Sequence[str]) -> None:
     numbers = [_number(f'{stem}.png') for stem in stems]
     steps = [b - a for a, b in itertools.pairwise(numbers)]
+    smallest = min(steps, default=1)
     for step, before, after in zip(steps, stems, stems[1:], strict=False):
-        if step != min(steps):
+        if step != smallest:
             raise DatasetError(
                 f'clip {name}: a gap in the numbering of {folder}: {before} is followed by '
                 f'{after}. Copy the missing frames, or split the clip into two folders.'
