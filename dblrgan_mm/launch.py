@@ -221,12 +221,21 @@ def run(main: Callable[[], None]) -> None:
     """Run a command; what its user can mend ends it with one line on stderr and exit code 1."""
     try:
         main()
+        _leave_group()
     except Exception as error:
         message = _user_message(error)
         if message is None:
             raise
         print(f'error: {message}', file=sys.stderr)
         sys.exit(1)
+
+
+def _leave_group() -> None:
+    """End the process group: a process that exits inside of one may abort in gloo's threads."""
+    dist = sys.modules.get('torch.distributed')
+    if dist is not None and dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def _user_message(error: BaseException) -> str | None:
