@@ -1,4 +1,4 @@
-"""What tools/train.py and tools/test.py share: arguments, config, processes, errors.
+"""What the tools share: arguments, config, processes, errors.
 
 Imports nothing heavy at the top, so that ``--help`` answers at once.
 """
@@ -30,6 +30,9 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
         '--work-dir',
         help='where checkpoints, logs and pictures go (default: work_dirs/<name of the config>)',
     )
+    parser.add_argument(
+        '--data-root', help="the data set's folder, or a clip store of it, in place of the config's"
+    )
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision; needs a GPU')
     parser.add_argument(
         '--cfg-options',
@@ -47,6 +50,30 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     )
     # torch.distributed.launch passes it; torchrun sets the environment variable
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def layout_parser(description: str) -> argparse.ArgumentParser:
+    """The options that the tools share which walk a whole data set."""
+    from dblrgan_mm.clips.layouts import LAYOUTS
+
+    class KeyValue(argparse.Action):
+        def __call__(self, parser, namespace, values, option_string=None) -> None:
+            for pair in values:
+                if '=' not in pair:
+                    parser.error(f'{option_string} takes KEY=VALUE, got {pair!r}')
+            setattr(namespace, self.dest, dict(pair.split('=', 1) for pair in values))
+
+    parser = argparse.ArgumentParser(description=description)
+    add = parser.add_argument
+    add('layout', metavar='LAYOUT', choices=LAYOUTS, help=f'one of {", ".join(LAYOUTS)}')
+    add('root', metavar='ROOT', type=Path, help="the data set's folder")
+    add('--split', nargs='+', metavar='NAME', help='its parts (default: all)')
+    add('--layout-args', nargs='+', action=KeyValue, default={}, metavar='KEY=VALUE',
+        help='arguments of the layout, e.g. blur=blur_gamma')  # fmt: skip
+    add('--unpaired', action='store_true', help='look for no sharp frames')
+    add('--workers', type=int, default=os.cpu_count(), metavar='N',
+        help='threads (default: one a processor)')  # fmt: skip
     return parser
 
 
@@ -72,6 +99,9 @@ def load_config(args: argparse.Namespace) -> Any:
             cfg.merge_from_dict(_parse_option(option, DictAction))
         except (AssertionError, KeyError, TypeError) as error:
             raise LaunchError(f'--cfg-options {option} does not fit the config: {error}') from error
+    if args.data_root:
+        for part in ('train', 'val', 'test'):
+            _set_data_root(cfg.get(f'{part}_dataloader'), args.data_root)
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -100,6 +130,18 @@ def load_config(args: argparse.Namespace) -> Any:
             )
             cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
     return cfg
+
+
+def _set_data_root(part: Any, data_root: str) -> None:
+    """Set data_root in a data loader's config, also where data sets wrap each other."""
+    if isinstance(part, dict):
+        if 'data_root' in part:
+            part['data_root'] = data_root
+        part = part.values()
+    elif not isinstance(part, (list, tuple)):
+        return
+    for inner in part:
+        _set_data_root(inner, data_root)
 
 
 def _parse_option(option: str, action: Any) -> dict:

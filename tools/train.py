@@ -1,6 +1,7 @@
 """Train a model from a config: ``python tools/train.py configs/dblrgan_gopro.py``."""
 
 from dblrgan_mm import launch
+from dblrgan_mm.errors import LaunchError
 
 
 def main() -> None:
@@ -14,6 +15,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     cfg = launch.load_config(args)
+    if cfg.get('train_cfg') is None:
+        raise LaunchError(f'{args.config} is for tests only: it has no training')
 
     from mmengine.runner import find_latest_checkpoint
 

@@ -1,13 +1,10 @@
 """The video-clip data set and its transforms, registered in MMagic's registries."""
 
-from dblrgan_mm.datasets.layouts import LAYOUTS, Clip
 from dblrgan_mm.datasets.transforms import ClipRandomCrop, LoadClipFrames
 from dblrgan_mm.datasets.video_clip_dataset import VideoClipDataset
 from dblrgan_mm.errors import DatasetError
 
 __all__ = [
-    'LAYOUTS',
-    'Clip',
     'ClipRandomCrop',
     'DatasetError',
     'LoadClipFrames',

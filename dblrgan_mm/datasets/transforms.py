@@ -10,23 +10,40 @@ compat.apply()
 from mmagic.datasets.transforms import LoadImageFromFile, PairedRandomCrop
 from mmagic.registry import TRANSFORMS
 
+from dblrgan_mm.clips import clip_store
+from dblrgan_mm.clips.frames import AS_STORED, require_8_bit_colour
+
 
 @TRANSFORMS.register_module()
 class LoadClipFrames(LoadImageFromFile):
-    """MMagic's ``LoadImageFromFile`` that says which frame is at fault.
+    """MMagic's ``LoadImageFromFile`` for clips, from image files or a clip store.
 
-    MMagic's fails on an unreadable image with "'NoneType' object has no attribute 'ndim'" and
-    lets frames of different sizes pass. Arguments, keys and results are the same; frames are
-    (h, w, 3), uint8 by default, in the channel order asked for ('rgb' in this project's configs,
-    where MMagic's default is 'bgr').
+    MMagic's fails on an unreadable image with "'NoneType' object has no attribute 'ndim'", turns
+    grey and 16-bit images into 8-bit colour in silence, and lets frames of different sizes pass.
+    Arguments, keys and results are the same; frames are (h, w, 3), uint8 by default, in the
+    channel order asked for ('rgb' in this project's configs, where MMagic's default is 'bgr').
+
+    Frames of a clip store are mapped into memory: of a frame that is cropped next, the crop alone
+    is read. The store holds RGB, so another order reads and copies whole frames.
 
     Raises:
-        ValueError: for an image that cannot be decoded, and for frames of one window, blurry or
-            sharp, that differ in size.
+        ValueError: for an image that cannot be decoded, is grey or has more than 8 bits, for a
+            damaged file of a clip store, and for frames of one window, blurry or sharp, that
+            differ in size.
     """
 
+    def __init__(self, key: str, **kwargs) -> None:
+        super().__init__(key, **kwargs)
+        self._checked = self.color_type == 'color' and self.imdecode_backend in (None, 'cv2')
+
     def _load_image(self, filename: str) -> np.ndarray:
+        if clip_store.is_place(filename):
+            frame = clip_store.map_frame(filename)
+            return frame if self.channel_order == 'rgb' else np.ascontiguousarray(frame[..., ::-1])
+        color_type = self.color_type
         try:
+            if self._checked:  # decoded to 8-bit colour, a frame would hide that it is not
+                self.color_type = AS_STORED
             image = super()._load_image(filename)
         except FileNotFoundError:
             raise ValueError(f'{filename} has vanished since the data set was listed') from None
@@ -34,11 +51,12 @@ class LoadClipFrames(LoadImageFromFile):
             raise ValueError(f'{filename} cannot be read ({error})') from error
         except cv2.error:  # for an empty file, and for any where RGB is asked for
             image = None
-        if image is None:
-            raise ValueError(
-                f'{filename} cannot be decoded: truncated, or not an image. Copy it again.'
-            )
-        return image
+        finally:
+            self.color_type = color_type
+        if not self._checked and image is not None:
+            return image
+        image = require_8_bit_colour(image, filename)
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if self.channel_order == 'rgb' else image
 
     def transform(self, results: dict) -> dict:
         results = super().transform(results)

@@ -12,7 +12,8 @@ compat.apply()
 
 from mmagic.registry import DATASETS
 
-from dblrgan_mm.datasets.layouts import LAYOUTS
+from dblrgan_mm.clips import clip_store, layouts
+from dblrgan_mm.clips.clip import Clip
 from dblrgan_mm.errors import DatasetError
 
 
@@ -20,29 +21,35 @@ from dblrgan_mm.errors import DatasetError
 class VideoClipDataset(BaseDataset):
     """Windows of consecutive frames, each within one clip.
 
-    Reads a benchmark's own folders, with any image type and numbering. Before training starts it
-    has compared the blurry and sharp frames of every clip by name. An item holds what MMagic's
-    transforms expect:
+    Reads a benchmark's own folders, with any image type and numbering, or a clip store made from
+    them. Before training starts it has compared the blurry and sharp frames of every clip by
+    number. An item holds what MMagic's transforms expect:
 
     - ``img_path``: the ``num_frames`` blurry frames of the window, in order;
     - ``gt_path``: a list of the sharp centre frame (``gt='centre'``), or of all sharp frames of
-      the window (``gt='window'``, for a discriminator that judges clips);
+      the window (``gt='window'``, for a discriminator that judges clips); absent if ``gt`` is
+      None;
     - ``key``: '<clip>/<name of the centre frame>';
     - ``middle_of_clip``: whether the centre frame is the middle one of its clip;
     - ``num_input_frames`` and ``num_output_frames``.
 
     Args:
-        data_root: the data set's folder.
+        data_root: the data set's folder, or that of a clip store made from it, which is much
+            faster to read (docs/clip_store.md).
         split: its part, as the layout names it: 'train' or 'test' for GoPro.
-        layout: where the frames are, a name in ``dblrgan_mm.datasets.layouts.LAYOUTS``.
+        layout: where the frames are, a name in ``dblrgan_mm.clips.layouts.LAYOUTS``.
         layout_args: further arguments of the layout, e.g. ``dict(blur='blur_gamma')``.
         num_frames: frames in a window, odd.
-        gt: 'centre' or 'window'.
+        gt: 'centre', 'window', or None: the sharp frames are not looked for, as of clips that
+            have none.
         padding: what stands in for frames beyond a clip's ends: 'reflection' (of 0 1 2 3 the
             window around 0 is 2 1 0 1 2), 'replicate' (0 0 0 1 2), or None: no window reaches
             beyond, so that a clip's first and last ``num_frames // 2`` frames are never a centre.
             By default None where ``test_mode`` is off, and 'reflection' where it is on, so that
             a test covers every frame exactly once.
+        centres: which frames of a clip are the centre of a window: 'all', or the 30 that DBN
+            scores on DVD, 'dbn_1based' or 'dbn_0based' (``dblrgan_mm.clips.layouts.dbn_frames``
+            says what is known of the base).
         pipeline: transforms.
         test_mode: as in MMEngine.
         **kwargs: further arguments of MMEngine's ``BaseDataset``.
@@ -65,18 +72,23 @@ class VideoClipDataset(BaseDataset):
         num_frames: int = 5,
         gt: str = 'centre',
         padding: str | None = 'auto',
+        centres: str = 'all',
         pipeline: Sequence = (),
         test_mode: bool = False,
         **kwargs: Any,
     ) -> None:
-        if layout not in LAYOUTS:
-            raise ValueError(f'layout must be one of {", ".join(LAYOUTS)}, got {layout!r}')
+        if layout not in layouts.LAYOUTS:
+            raise ValueError(f'layout must be one of {", ".join(layouts.LAYOUTS)}, got {layout!r}')
         if num_frames < 1 or num_frames % 2 == 0:
             raise ValueError(
                 f'num_frames must be odd, so that a centre frame exists, got {num_frames}'
             )
-        if gt not in ('centre', 'window'):
-            raise ValueError(f"gt must be 'centre' or 'window', got {gt!r}")
+        if gt not in ('centre', 'window', None):
+            raise ValueError(f"gt must be 'centre', 'window' or None, got {gt!r}")
+        if centres not in ('all', 'dbn_1based', 'dbn_0based'):
+            raise ValueError(
+                f"centres must be 'all', 'dbn_1based' or 'dbn_0based', got {centres!r}"
+            )
         if padding == 'auto':
             padding = 'reflection' if test_mode else None
         if padding not in ('reflection', 'replicate', None):
@@ -87,41 +99,56 @@ class VideoClipDataset(BaseDataset):
         self.num_frames = num_frames
         self.gt = gt
         self.padding = padding
+        self.centres = centres
         super().__init__(
             data_root=data_root, pipeline=list(pipeline), test_mode=test_mode, **kwargs
         )
 
     def load_data_list(self) -> list[dict]:
         """One entry a window, clip by clip in the order of their names."""
-        clips = LAYOUTS[self.layout](Path(self.data_root), self.split, **self.layout_args)
+        root = Path(self.data_root)
+        source = clip_store if clip_store.is_store(root) else layouts
+        clips = source.load_clips(
+            self.layout, root, self.split, paired=self.gt is not None, **self.layout_args
+        )
         return [window for clip in clips for window in self._windows(clip)]
 
-    def _windows(self, clip) -> list[dict]:
+    def _windows(self, clip: Clip) -> list[dict]:
         half = self.num_frames // 2
-        length = len(clip.blurry)
+        length = len(clip.frames)
         margin = half if self.padding is None else 0
         if length <= 2 * margin:
             raise DatasetError(
                 f'clip {clip.name}: {length} frames are fewer than the window of '
                 f'{self.num_frames}. Remove the clip, or set num_frames or padding.'
             )
+        centres = range(margin, length - margin)
+        if self.centres != 'all':
+            wanted = layouts.dbn_frames(base=int(self.centres == 'dbn_1based'))
+            if wanted[-1] not in centres:
+                raise DatasetError(
+                    f'clip {clip.name}: its {length} frames lack those that DBN scores, up to '
+                    f"number {wanted[-1] + 1}. Set centres='all'."
+                )
+            centres = wanted
         windows = []
-        for centre in range(margin, length - margin):
+        for centre in centres:
             indices = [
                 pad_index(centre + offset, length, self.padding)
                 for offset in range(-half, half + 1)
             ]
-            sharp = indices if self.gt == 'window' else [centre]
-            windows.append(
-                dict(
-                    key=f'{clip.name}/{Path(clip.blurry[centre]).stem}',
-                    middle_of_clip=centre == length // 2,
-                    img_path=[clip.blurry[i] for i in indices],
-                    gt_path=[clip.sharp[i] for i in sharp],
-                    num_input_frames=self.num_frames,
-                    num_output_frames=len(sharp),
-                )
+            window = dict(
+                key=f'{clip.name}/{clip.frames[centre]}',
+                middle_of_clip=centre == centres[len(centres) // 2],
+                img_path=[clip.blurry[i] for i in indices],
+                num_input_frames=self.num_frames,
+                num_output_frames=1,
             )
+            if self.gt is not None:
+                sharp = indices if self.gt == 'window' else [centre]
+                window['gt_path'] = [clip.sharp[i] for i in sharp]
+                window['num_output_frames'] = len(sharp)
+            windows.append(window)
         return windows
 
     def prepare_data(self, idx: int) -> Any:

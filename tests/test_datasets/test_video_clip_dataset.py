@@ -219,7 +219,7 @@ class TestArguments:
             (dict(num_frames=0), 'num_frames must be odd, .* got 0'),
             (dict(num_frames=-1), 'num_frames must be odd, .* got -1'),
             (dict(layout='dvdx'), "layout must be one of .*gopro.*, got 'dvdx'"),
-            (dict(gt='center'), "gt must be 'centre' or 'window', got 'center'"),
+            (dict(gt='center'), "gt must be 'centre', 'window' or None, got 'center'"),
             (dict(padding='zero'), "padding must be 'reflection', 'replicate' or None, got 'zero'"),
         ],
     )

@@ -1,58 +1,8 @@
 # GOPRO_Large; docs/gopro.md says how to get it and where to put it.
-data_root = 'data/GOPRO_Large'
-num_frames = 5
+_base_ = ['./video_clips.py']
 
-train_pipeline = [
-    dict(type='LoadClipFrames', key='img', channel_order='rgb'),
-    dict(type='LoadClipFrames', key='gt', channel_order='rgb'),
-    dict(type='ClipRandomCrop', gt_patch_size=128),
-    dict(type='Flip', keys=['img', 'gt'], flip_ratio=0.5, direction='horizontal'),
-    dict(type='Flip', keys=['img', 'gt'], flip_ratio=0.5, direction='vertical'),
-    dict(type='RandomTransposeHW', keys=['img', 'gt'], transpose_ratio=0.5),
-    dict(type='TemporalReverse', keys=['img', 'gt'], reverse_ratio=0.5),
-    dict(type='PackInputs'),
-]
-test_pipeline = [
-    dict(type='LoadClipFrames', key='img', channel_order='rgb'),
-    dict(type='LoadClipFrames', key='gt', channel_order='rgb'),
-    dict(type='PackInputs', meta_keys=['key', 'middle_of_clip']),
-]
-
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=8,
-    persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
-    dataset=dict(
-        type='VideoClipDataset',
-        layout='gopro',
-        data_root=data_root,
-        split='train',
-        num_frames=num_frames,
-        gt='centre',
-        pipeline=train_pipeline,
-    ),
-)
-val_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='VideoClipDataset',
-        layout='gopro',
-        data_root=data_root,
-        split='test',
-        num_frames=num_frames,
-        test_mode=True,
-        pipeline=test_pipeline,
-    ),
-)
+data_root = 'data/GOPRO_Large'  # or a clip store made from it
+clips = dict(layout='gopro', data_root=data_root)
+train_dataloader = dict(dataset=dict(split='train', **clips))
+val_dataloader = dict(dataset=dict(split='test', **clips))
 test_dataloader = val_dataloader
-
-val_evaluator = [dict(type='PSNR'), dict(type='SSIM')]
-test_evaluator = [
-    *val_evaluator,
-    dict(type='InputMetric', metric=dict(type='PSNR')),
-    dict(type='InputMetric', metric=dict(type='SSIM')),
-]

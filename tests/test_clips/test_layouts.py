@@ -3,9 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from dblrgan_mm.datasets.layouts import LAYOUTS, Clip, DatasetError
+from dblrgan_mm.clips.clip import Clip
+from dblrgan_mm.clips.layouts import load_clips
+from dblrgan_mm.errors import DatasetError
 
-gopro = LAYOUTS['gopro']
+
+def gopro(root, split, **arguments) -> list[Clip]:
+    return load_clips('gopro', root, split, **arguments)
 
 
 def names(paths) -> list[str]:

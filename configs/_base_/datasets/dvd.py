@@ -1,0 +1,8 @@
+# DVD (VideoDeblurring); docs/dvd.md says how to get it and where to put it.
+_base_ = ['./video_clips.py']
+
+data_root = 'data/DVD/quantitative_datasets'  # or a clip store made from it
+clips = dict(layout='dvd', data_root=data_root)
+train_dataloader = dict(dataset=dict(split='train', **clips))
+val_dataloader = dict(dataset=dict(split='test', **clips))
+test_dataloader = val_dataloader

@@ -1,0 +1,12 @@
+# One's own clips; docs/own_data.md says what the patterns may hold.
+_base_ = ['./video_clips.py']
+
+data_root = 'data/own'  # or a clip store made from it
+patterns = dict(
+    blurry='{split}/{clip}/blurry/{frame}.*',
+    sharp='{split}/{clip}/sharp/{frame}.*',
+)
+clips = dict(layout='patterns', data_root=data_root, layout_args=patterns)
+train_dataloader = dict(dataset=dict(split='train', **clips))
+val_dataloader = dict(dataset=dict(split='test', **clips))
+test_dataloader = val_dataloader

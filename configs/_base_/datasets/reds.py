@@ -1,0 +1,8 @@
+# REDS, deblurring track; docs/reds.md says how to get it and where to put it.
+_base_ = ['./video_clips.py']
+
+data_root = 'data/REDS'  # or a clip store made from it
+clips = dict(layout='reds', data_root=data_root)
+train_dataloader = dict(dataset=dict(split='train', **clips))
+val_dataloader = dict(dataset=dict(split='val', **clips))
+test_dataloader = val_dataloader

@@ -1,0 +1,6 @@
+# DBLRGAN on Blurred KITTI, which is for tests only: bring a checkpoint of another data set.
+_base_ = [
+    '_base_/default_runtime.py',
+    '_base_/models/dblrgan.py',
+    '_base_/datasets/kitti.py',
+]

@@ -1,0 +1,13 @@
+# DBLRGAN on REDS.
+_base_ = [
+    '_base_/default_runtime.py',
+    '_base_/models/dblrgan.py',
+    '_base_/datasets/reds.py',
+    '_base_/schedules/dblrgan_300k.py',
+]
+
+# None trains from scratch; the checkpoint of a dblrnet_reds run starts from there
+load_from = None
+
+# the discriminator judges clips: all sharp frames of a window, not the centre alone
+train_dataloader = dict(dataset=dict(gt='window'))

@@ -1,0 +1,7 @@
+# DBLRNet on DVD by content loss alone.
+_base_ = [
+    '_base_/default_runtime.py',
+    '_base_/models/dblrnet.py',
+    '_base_/datasets/dvd.py',
+    '_base_/schedules/dblrnet_300k.py',
+]

@@ -1,0 +1,6 @@
+# DBLRNet on Blurred KITTI, which is for tests only: bring a checkpoint of another data set.
+_base_ = [
+    '_base_/default_runtime.py',
+    '_base_/models/dblrnet.py',
+    '_base_/datasets/kitti.py',
+]

@@ -1,0 +1,55 @@
+"""Reading single frames from image files."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
+
+# any depth and any number of channels, as the file has them; the orientation tag is followed
+AS_STORED = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
+
+
+def read_frame(path: str | Path, channel_order: str = 'rgb') -> np.ndarray:
+    """Read an image file of 8 bits and three channels.
+
+    Args:
+        path: the file; an alpha channel is dropped.
+        channel_order: 'rgb' or 'bgr'.
+
+    Returns:
+        uint8 (h, w, 3).
+
+    Raises:
+        ValueError: if the file is missing, is no whole image, is grey, or has more than 8 bits;
+            the message names the file.
+    """
+    try:
+        content = np.fromfile(path, np.uint8)
+    except FileNotFoundError:
+        raise ValueError(f'{path} does not exist') from None
+    except OSError as error:
+        raise ValueError(f'{path} cannot be read ({error.strerror or error})') from error
+    try:
+        image = cv2.imdecode(content, AS_STORED)
+    except cv2.error:  # for an empty file
+        image = None
+    image = require_8_bit_colour(image, path)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if channel_order == 'rgb' else image
+
+
+def require_8_bit_colour(image: np.ndarray | None, path: str | Path) -> np.ndarray:
+    """Return what OpenCV decoded with ``AS_STORED``; a ValueError unless it is (h, w, 3) uint8."""
+    if image is None:
+        raise ValueError(f'{path} cannot be decoded: truncated, or not an image. Copy it again.')
+    if image.dtype != np.uint8:
+        raise ValueError(
+            f'{path} has {8 * image.itemsize} bits a channel; frames must have 8. Convert the clip '
+            'to 8-bit images.'
+        )
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f'{path} is a grey image; frames must be in colour. Convert the clip to RGB images.'
+        )
+    return image

@@ -1,0 +1,306 @@
+"""Where each benchmark keeps its frames.
+
+A layout knows the folders of one data set as it is downloaded. It lists files, it reads no image.
+"""
+
+import glob
+import math
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+from dblrgan_mm.clips.clip import Clip, ClipFiles, number_of
+from dblrgan_mm.errors import DatasetError
+
+# columns #1 to #10 of the DBN paper's table, named by its author in issue 2 of
+# shuochsu/DeepVideoDeblurring
+DVD_TEST_CLIPS = (
+    'IMG_0030',
+    'IMG_0049',
+    'IMG_0021',
+    '720p_240fps_2',
+    'IMG_0032',
+    'IMG_0033',
+    'IMG_0031',
+    'IMG_0003',
+    'IMG_0039',
+    'IMG_0037',
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A data set's folders, and what its authors say it holds.
+
+    Attributes:
+        find: ``(root, split, paired, **layout_args)`` yields the clips of a split in the order of
+            their names, without sharp frames where ``paired`` is False.
+        splits: the names of its parts.
+        published: by split, the number of clips and of frames (pairs) in the whole of it.
+        page: the page in docs/ that says how to get it.
+    """
+
+    find: Callable[..., Iterator[ClipFiles]]
+    splits: tuple[str, ...]
+    page: str
+    published: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def load_clips(
+    layout: str, root: Path, split: str, paired: bool = True, **layout_args: str
+) -> list[Clip]:
+    """The clips of a split, blurry and sharp frames compared by their numbers.
+
+    Raises:
+        DatasetError: names the first clip and frame that is missing, double, or numbered so that
+            order or partner is in doubt.
+    """
+    found = find_clips(layout, root, split, paired, **layout_args)
+    return [files.clip() for files in found]
+
+
+def find_clips(
+    layout: str, root: Path, split: str, paired: bool = True, **layout_args: str
+) -> list[ClipFiles]:
+    """The clips of a split as they are found; their faults are not looked for yet.
+
+    Raises:
+        DatasetError: if there is no such split, or no clip in it.
+    """
+    known = LAYOUTS[layout]
+    if known.splits and split not in known.splits:
+        raise DatasetError(
+            f'the {layout} layout has no split {split!r}, but {" and ".join(known.splits)}'
+        )
+    try:
+        return list(known.find(root, split, paired, **layout_args))
+    except _NotThere as error:
+        hint = _hint(root, error.path)
+        raise DatasetError(f'{error}{hint} See {known.page}.') from error
+
+
+def gopro(root: Path, split: str, paired: bool, blur: str = 'blur') -> Iterator[ClipFiles]:
+    """GOPRO_Large (Nah et al., CVPR 2017): ``<split>/<clip>/{blur,blur_gamma,sharp}/NNNNNN.png``.
+
+    The numbers start anywhere and differ from clip to clip. The field uses ``blur``, not
+    ``blur_gamma``.
+    """
+    for clip in _subfolders(root / split):
+        yield _two_folders(clip.name, clip / blur, clip / 'sharp' if paired else None)
+
+
+def dvd(root: Path, split: str, paired: bool) -> Iterator[ClipFiles]:
+    """DVD, VideoDeblurring (Su et al., CVPR 2017): ``<clip>/{input,GT}/NNNNN.jpg``.
+
+    ``root`` is the folder of the clips, ``quantitative_datasets`` of the archive. Its clips are
+    split by name: ten are for the test, ``DVD_TEST_CLIPS``, the other 61 for training.
+    """
+    clips = {clip.name: clip for clip in _subfolders(root)}
+    if split == 'test':
+        names = sorted(DVD_TEST_CLIPS)
+        for name in names:
+            if name not in clips:
+                raise _NotThere(root / name)
+    else:
+        names = [name for name in clips if name not in DVD_TEST_CLIPS]
+    for name in names:
+        yield _two_folders(name, clips[name] / 'input', clips[name] / 'GT' if paired else None)
+
+
+def bsd(root: Path, split: str, paired: bool, exposure: str = '2ms16ms') -> Iterator[ClipFiles]:
+    """BSD (Zhong et al., ECCV 2020): ``BSD_<exposure>/<split>/<clip>/{Blur,Sharp}/RGB/*.png``.
+
+    Exposures of the sharp and of the blurry camera: '1ms8ms', '2ms16ms' or '3ms24ms'.
+    """
+    exposures = ('1ms8ms', '2ms16ms', '3ms24ms')
+    if exposure not in exposures:
+        raise DatasetError(f'exposure must be one of {", ".join(exposures)}, got {exposure!r}')
+    for clip in _subfolders(root / f'BSD_{exposure}' / split):
+        sharp = clip / 'Sharp' / 'RGB' if paired else None
+        yield _two_folders(clip.name, clip / 'Blur' / 'RGB', sharp)
+
+
+def reds(root: Path, split: str, paired: bool, blur: str = 'blur') -> Iterator[ClipFiles]:
+    """REDS (Nah et al., CVPR Workshops 2019): ``<split>/<split>_{blur,sharp}/NNN/NNNNNNNN.png``.
+
+    ``blur='blur_comp'`` takes the compressed blurry frames. The sharp frames of ``test`` were
+    never released.
+    """
+    for clip in _subfolders(root / split / f'{split}_{blur}'):
+        sharp = root / split / f'{split}_sharp' / clip.name if paired else None
+        yield _two_folders(clip.name, clip, sharp)
+
+
+def kitti(
+    root: Path, split: str, paired: bool, blur: str = 'blur image', sharp: str = 'clean image'
+) -> Iterator[ClipFiles]:
+    """Blurred KITTI (Pan et al., CVPR 2017): ``{blur,clean} image/{image_2,image_3}/*_NN.png``.
+
+    199 scenes, of each three frames of the left camera (``image_2``) and three of the right
+    (``image_3``): ``NNNNNN_09.png``, ``_10`` and ``_11``. A scene and camera make a clip, such as
+    '000001_left'. For tests only.
+
+    No archive of it, and no public loader of it, could be found. The folders are those of the
+    authors' README of 31 July 2017, frames and scenes those of the notes beside their code
+    (panpanfei/data-Simultaneous-Stereo-Video-Deblurring-and-Scene-Flow-Estimation), the names
+    KITTI's own. ``blur`` and ``sharp`` name other folders, absolute ones too: KITTI 2015's own
+    multi-view ``training`` has the sharp frames.
+    """
+    cameras = (('left', 'image_2'), ('right', 'image_3'))
+    scenes = defaultdict(dict)
+    for camera, folder in cameras:
+        for side, top in (('blurry', blur), ('sharp', sharp))[: 1 + paired]:
+            path = root / top / folder
+            if not path.is_dir():
+                raise _NotThere(path, 'no folder')
+            for image in _images(path):
+                match = re.fullmatch(r'(\d{6})_(09|10|11)', Path(image).stem)
+                if match:
+                    clip = scenes[f'{match[1]}_{camera}', folder]
+                    clip.setdefault(side, []).append(image)
+    if not scenes:
+        raise _NotThere(root / blur / 'image_2', 'no frame NNNNNN_09, _10 or _11 in')
+    for (name, folder), clip in sorted(scenes.items()):
+        places = tuple(str((root / top / folder).resolve()) for top in (blur, sharp))
+        yield ClipFiles(
+            name, clip.get('blurry', []), clip.get('sharp', []) if paired else None, places
+        )
+
+
+def patterns(
+    root: Path, split: str, paired: bool, blurry: str, sharp: str | None = None
+) -> Iterator[ClipFiles]:
+    """One's own data, by two patterns of paths below ``root``.
+
+    In a pattern ``{split}`` stands for the split, ``{clip}`` for the clip's name and ``{frame}``
+    for the frame's, which ends in its number; each lies within one name between slashes, as does
+    ``*``, which stands for anything. An example: ``{split}/{clip}/blur_{frame}.png`` and
+    ``{split}/{clip}/sharp_{frame}.*``.
+    """
+    found = {'blurry': _matches(root, split, blurry)}
+    if paired:
+        if sharp is None:
+            raise DatasetError('layout_args need a pattern of the sharp frames, sharp=...')
+        found['sharp'] = _matches(root, split, sharp)
+    if not any(found.values()):
+        raise _NotThere(root / blurry.replace('{split}', split))
+    for name in sorted(set().union(*found.values())):
+        places = [str(root / p).replace('{clip}', name) for p in (blurry, sharp) if p]
+        yield ClipFiles(
+            name,
+            found['blurry'].get(name, []),
+            found['sharp'].get(name, []) if paired else None,
+            (places[0], places[-1]),
+        )
+
+
+def dbn_frames(base: int = 1) -> list[int]:
+    """Positions, counted from 0, of the 30 frames of a DVD test clip that DBN scores.
+
+    The authors name the frames by MATLAB's ``floor(linspace(2,97,30))`` (issue 2 of
+    shuochsu/DeepVideoDeblurring) and never answered from where they count. With ``base=1``, as
+    MATLAB counts, 2 is the clip's second frame, '00001.jpg'. With ``base=0`` it is '00002.jpg', for
+    which speaks that their launcher puts its indices into the file names, and that 2 to 97 are
+    then all frames of 100 that have two neighbours on each side.
+    """
+    return [math.floor(2 + i * Fraction(97 - 2, 30 - 1)) - base for i in range(30)]
+
+
+class _NotThere(Exception):
+    """A folder or file that the layout needs."""
+
+    def __init__(self, path: Path, what: str = 'nothing at') -> None:
+        super().__init__(f'{what} {path.resolve()}.')
+        self.path = path
+
+
+def _hint(root: Path, missing: Path) -> str:
+    """What may have gone wrong where ``missing`` is not below ``root``."""
+    relative = missing.relative_to(root)
+    if not root.is_dir():
+        return ''
+    subfolders = [path for path in sorted(root.iterdir()) if path.is_dir()]
+    for other in (root.resolve().parent, *subfolders):
+        if (other / relative).is_dir():
+            return f" Is the data set's folder {other.resolve()}?"
+    archives = [path.name for path in sorted(root.iterdir()) if _is_archive(path.name)]
+    return f' Unpack {", ".join(archives)} first.' if archives else ''
+
+
+def _is_archive(name: str) -> bool:
+    return name.lower().endswith(('.zip', '.tar', '.tar.gz', '.tgz', '.7z', '.rar'))
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """Subfolders by name, without hidden ones."""
+    if not folder.is_dir():
+        raise _NotThere(folder, 'no folder')
+    found = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != '.']
+    if not found:
+        raise _NotThere(folder, 'no clip in')
+    return sorted(found)
+
+
+def _two_folders(name: str, blurry: Path, sharp: Path | None) -> ClipFiles:
+    return ClipFiles(
+        name,
+        _images(blurry),
+        None if sharp is None else _images(sharp),
+        (str(blurry.resolve()), str((sharp or blurry).resolve())),
+    )
+
+
+def _images(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return [e.path for e in entries if number_of(e.name) is not None and e.is_file()]
+
+
+def _matches(root: Path, split: str, pattern: str) -> dict[str, list[str]]:
+    """Files below root that a pattern names, by clip."""
+    wanted = ''
+    names = set()
+    for part in re.split(r'(\{split\}|\{clip\}|\{frame\}|\*)', pattern):
+        name = part[1:-1] if part.startswith('{') else None
+        if name == 'split':
+            wanted += re.escape(split)
+        elif name in names:
+            wanted += f'(?P={name})'
+        elif name:
+            wanted += f'(?P<{name}>[^/]+)'
+            names.add(name)
+        else:
+            wanted += '[^/]*' if part == '*' else re.escape(part)
+    if 'frame' not in names:
+        raise DatasetError(f'the pattern {pattern!r} lacks {{frame}}, the name of a frame')
+    anything = re.sub(r'\{(clip|frame)\}', '*', glob.escape(pattern).replace('[*]', '*'))
+    found = defaultdict(list)
+    for path in glob.iglob(anything.replace('{split}', glob.escape(split)), root_dir=root):
+        match = re.fullmatch(wanted, path)
+        if match and number_of(os.path.basename(path)) is not None:
+            found[match.groupdict().get('clip', split)].append(os.path.join(root, path))
+    return found
+
+
+LAYOUTS: dict[str, Layout] = {
+    'gopro': Layout(
+        gopro, ('train', 'test'), 'docs/gopro.md', {'train': (22, 2103), 'test': (11, 1111)}
+    ),
+    'dvd': Layout(dvd, ('train', 'test'), 'docs/dvd.md', {'train': (61, 5708), 'test': (10, 1000)}),
+    'bsd': Layout(
+        bsd, ('train', 'valid', 'test'), 'docs/bsd.md', {'train': (60, 6000), 'test': (20, 3000)}
+    ),
+    'reds': Layout(
+        reds,
+        ('train', 'val', 'test'),
+        'docs/reds.md',
+        {'train': (240, 24_000), 'val': (30, 3_000), 'test': (30, 3_000)},
+    ),
+    'kitti': Layout(kitti, ('test',), 'docs/kitti.md', {'test': (398, 1194)}),
+    'patterns': Layout(patterns, (), 'docs/own_data.md'),
+}
