@@ -45,8 +45,8 @@ def require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f'{needed / 1e9:.1f} GB are needed in {folder.resolve()}, and its disk has '
-            f'{free / 1e9:.1f} GB free: make room, or choose a folder on another disk'
+            f'{needed / 1e6:,.0f} MB are needed in {folder.resolve()}, and its disk has '
+            f'{free / 1e6:,.0f} MB free: make room, or choose a folder on another disk'
         )
 
 

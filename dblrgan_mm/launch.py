@@ -100,6 +100,7 @@ def load_config(args: argparse.Namespace) -> Any:
         except (AssertionError, KeyError, TypeError) as error:
             raise LaunchError(f'--cfg-options {option} does not fit the config: {error}') from error
     if args.data_root:
+        cfg.data_root = args.data_root  # for the log
         for part in ('train', 'val', 'test'):
             _set_data_root(cfg.get(f'{part}_dataloader'), args.data_root)
     if args.work_dir:

@@ -5,7 +5,9 @@ array (1 or 2, t, h, w, 3), uint8, RGB, in NumPy's own format; blurry frames fir
 ones. Processes that read the same clip share the system's page cache. Format and idea: ours.
 """
 
+import functools
 import hashlib
+import io
 import json
 import math
 import os
@@ -22,6 +24,7 @@ from dblrgan_mm.errors import DatasetError
 INDEX = 'index.json'
 FORMAT = 'dblrgan_mm clip store, version 1'
 SIDES = ('blurry', 'sharp')
+_HEADER = 128  # bytes, of NumPy's format for any array of five axes
 
 
 def is_store(root: Path) -> bool:
@@ -43,8 +46,8 @@ def load_clips(
     part = index['splits'].get(split)
     if part is None:
         raise DatasetError(
-            f'the clip store {root.resolve()} has no split {split!r}, but '
-            f'{" and ".join(sorted(index["splits"]))}. Convert it: see docs/clip_store.md.'
+            f'the clip store {root.resolve()} has no split {split!r}, only '
+            f'{", ".join(sorted(index["splits"]))}. Convert it: see docs/clip_store.md.'
         )
     if not part['complete']:
         raise DatasetError(
@@ -89,11 +92,8 @@ def map_frame(place: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
     path, side, position = re.fullmatch(r'(.*)#(\w+)\.(\d+)', place).groups()
     try:
         with open(path, 'rb') as file:
-            np.lib.format.read_magic(file)
-            found, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-            if fortran or dtype != np.uint8 or len(found) != 5 or found[4] != 3:
-                raise ValueError(f'an array {found} of {dtype}')
-            start, size = file.tell(), os.fstat(file.fileno()).st_size
+            found = _shape(file.read(_HEADER))
+            start, size = _HEADER, os.fstat(file.fileno()).st_size
             frame_bytes = math.prod(found[2:])
             if shape in (None, found) and size == start + math.prod(found):
                 index = SIDES.index(side) * found[1] + int(position)
@@ -117,6 +117,17 @@ def map_frame(place: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
         f'{path} has {size} bytes, its header says {start + math.prod(found)}: it was cut off, or '
         'something was added. Copy it again, or delete it and run the conversion again.'
     )
+
+
+@functools.lru_cache
+def _shape(header: bytes) -> tuple[int, ...]:
+    """The shape of the array that a header of NumPy's format announces."""
+    file = io.BytesIO(header)
+    np.lib.format.read_magic(file)
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if fortran or dtype != np.uint8 or len(shape) != 5 or file.tell() != _HEADER:
+        raise ValueError(f'it holds an array {shape} of {dtype}')
+    return shape
 
 
 def write_clip(clip: Clip, file: Path, progress: Callable[[], None] = lambda: None) -> dict:
@@ -198,7 +209,7 @@ def sha256(file: Path) -> str:
 def stored_bytes(clip: Clip) -> int:
     """The size of a clip's file, if all its frames are as large as the first."""
     sides = 2 if clip.sharp else 1
-    return 128 + sides * len(clip.frames) * read_frame(clip.blurry[0]).size
+    return _HEADER + sides * len(clip.frames) * read_frame(clip.blurry[0]).size
 
 
 def new_index(layout: str, layout_args: dict[str, str]) -> dict:

@@ -4,6 +4,7 @@ A layout knows the folders of one data set as it is downloaded. It lists files, 
 """
 
 import glob
+import inspect
 import math
 import os
 import re
@@ -69,13 +70,21 @@ def find_clips(
     """The clips of a split as they are found; their faults are not looked for yet.
 
     Raises:
-        DatasetError: if there is no such split, or no clip in it.
+        DatasetError: if there is no such split, no clip in it, or ``layout_args`` do not fit.
     """
     known = LAYOUTS[layout]
     if known.splits and split not in known.splits:
         raise DatasetError(
-            f'the {layout} layout has no split {split!r}, but {" and ".join(known.splits)}'
+            f'the {layout} layout has no split {split!r}, only {", ".join(known.splits)}'
         )
+    try:
+        inspect.signature(known.find).bind(root, split, paired, **layout_args)
+    except TypeError as error:
+        takes = ', '.join(list(inspect.signature(known.find).parameters)[3:]) or 'none'
+        raise DatasetError(
+            f'the {layout} layout does not take these layout_args ({error}). It takes: {takes}. '
+            f'See {known.page}.'
+        ) from error
     try:
         return list(known.find(root, split, paired, **layout_args))
     except _NotThere as error:
@@ -220,9 +229,9 @@ class _NotThere(Exception):
 
 def _hint(root: Path, missing: Path) -> str:
     """What may have gone wrong where ``missing`` is not below ``root``."""
-    relative = missing.relative_to(root)
-    if not root.is_dir():
+    if not root.is_dir() or not missing.is_relative_to(root):
         return ''
+    relative = missing.relative_to(root)
     subfolders = [path for path in sorted(root.iterdir()) if path.is_dir()]
     for other in (root.resolve().parent, *subfolders):
         if (other / relative).is_dir():

@@ -61,7 +61,7 @@ def main() -> None:
     for split, fault in faults:
         place = '/'.join(part for part in (split, fault.clip) if part)
         print(f'{place}{f", frame {fault.frame}" if fault.frame else ""}: {fault.message}')
-    print(f'{len(faults)} faults' if faults else 'no fault')
+    print(f'faults: {len(faults)}')
     sys.exit(bool(faults))
 
 

@@ -3,7 +3,18 @@ _base_ = ['./video_clips.py']
 
 data_root = 'data/BSD'  # or a clip store made from it
 exposure = '2ms16ms'  # of the sharp and the blurry camera; or '1ms8ms', '3ms24ms'
-clips = dict(layout='bsd', data_root=data_root, layout_args=dict(exposure=exposure))
-train_dataloader = dict(dataset=dict(split='train', **clips))
-val_dataloader = dict(dataset=dict(split='valid', **clips))
-test_dataloader = dict(dataset=dict(split='test', **clips))
+train_dataloader = dict(
+    dataset=dict(
+        layout='bsd', data_root=data_root, layout_args=dict(exposure=exposure), split='train'
+    )
+)
+val_dataloader = dict(
+    dataset=dict(
+        layout='bsd', data_root=data_root, layout_args=dict(exposure=exposure), split='valid'
+    )
+)
+test_dataloader = dict(
+    dataset=dict(
+        layout='bsd', data_root=data_root, layout_args=dict(exposure=exposure), split='test'
+    )
+)

@@ -2,7 +2,6 @@
 _base_ = ['./video_clips.py']
 
 data_root = 'data/DVD/quantitative_datasets'  # or a clip store made from it
-clips = dict(layout='dvd', data_root=data_root)
-train_dataloader = dict(dataset=dict(split='train', **clips))
-val_dataloader = dict(dataset=dict(split='test', **clips))
+train_dataloader = dict(dataset=dict(layout='dvd', data_root=data_root, split='train'))
+val_dataloader = dict(dataset=dict(layout='dvd', data_root=data_root, split='test'))
 test_dataloader = val_dataloader

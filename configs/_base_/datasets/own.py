@@ -6,7 +6,10 @@ patterns = dict(
     blurry='{split}/{clip}/blurry/{frame}.*',
     sharp='{split}/{clip}/sharp/{frame}.*',
 )
-clips = dict(layout='patterns', data_root=data_root, layout_args=patterns)
-train_dataloader = dict(dataset=dict(split='train', **clips))
-val_dataloader = dict(dataset=dict(split='test', **clips))
+train_dataloader = dict(
+    dataset=dict(layout='patterns', data_root=data_root, layout_args=patterns, split='train')
+)
+val_dataloader = dict(
+    dataset=dict(layout='patterns', data_root=data_root, layout_args=patterns, split='test')
+)
 test_dataloader = val_dataloader

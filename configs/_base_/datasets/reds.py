@@ -2,7 +2,6 @@
 _base_ = ['./video_clips.py']
 
 data_root = 'data/REDS'  # or a clip store made from it
-clips = dict(layout='reds', data_root=data_root)
-train_dataloader = dict(dataset=dict(split='train', **clips))
-val_dataloader = dict(dataset=dict(split='val', **clips))
+train_dataloader = dict(dataset=dict(layout='reds', data_root=data_root, split='train'))
+val_dataloader = dict(dataset=dict(layout='reds', data_root=data_root, split='val'))
 test_dataloader = val_dataloader
