@@ -1,6 +1,7 @@
 """Measure speed. ``data``: samples per second of loading, by each way of keeping the frames."""
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -59,6 +60,8 @@ def measure_loading(args: argparse.Namespace, folder: Path) -> dict:
     from dblrgan_mm.clips import clip_store, layouts
 
     init_default_scope('mmagic')
+    if cfg.get('train_dataloader') is None:
+        raise LaunchError(f'{args.config} is for tests only: it loads nothing for training')
     source = cfg.train_dataloader.dataset
     if clip_store.is_store(Path(source.data_root)):
         raise LaunchError(f'{source.data_root} is a clip store: give the image files it is made of')
@@ -72,8 +75,8 @@ def measure_loading(args: argparse.Namespace, folder: Path) -> dict:
         'image files': build(source, pipeline=mmagic_pipeline(source.pipeline)),
         'LMDB': rename_frames(build(source, pipeline=lmdb_pipeline)),
         'clip store': build(source, data_root=str(store)),
-        'clip store, index of 10 clips': build(source, data_root=str(few)),
-        'clip store, index of 1000 clips': build(source, data_root=str(many)),
+        'index of 10 clips': build(source, data_root=str(few)),
+        'index of 1000 clips': build(source, data_root=str(many)),
     }
     stored = {
         'image files': [path for clip in clips for path in (*clip.blurry, *clip.sharp)],
@@ -88,10 +91,11 @@ def measure_loading(args: argparse.Namespace, folder: Path) -> dict:
     for _ in range(args.repeats):
         for name, dataset in paths.items():
             speeds[name].append(speed(dataset, batch, workers, args.seconds))
-    cold = {}
-    for name, files in stored.items():
-        drop_from_cache(files)
-        cold[name] = speed(paths[name], batch, workers, args.seconds)
+    cold = {name: [] for name in stored}
+    for _ in range(args.repeats):
+        for name, files in stored.items():
+            drop_from_cache(files)
+            cold[name].append(speed_of_pass(paths[name], batch, workers, args.seconds))
     frames = sum(len(clip.frames) for clip in clips)
     height, width = clip_store.map_frame(f'{sorted(store.rglob("*.npy"))[0]}#blurry.0').shape[:2]
     return dict(
@@ -256,11 +260,26 @@ def speed(dataset: Any, batch_size: int, workers: int, seconds: float) -> float:
     loader = batches(dataset, batch_size, workers)
     for _ in range(2 * workers + 1):
         next(loader)
-    start, count = time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - start) < seconds:
-        next(loader)
+    return rate(loader, batch_size, seconds)
+
+
+def speed_of_pass(dataset: Any, batch_size: int, workers: int, seconds: float) -> float:
+    """Samples per second of a pass that draws each window once, from the second batch on."""
+    loader = batches(dataset, batch_size, workers)
+    next(loader)
+    return rate(itertools.islice(loader, len(dataset) // batch_size - 1), batch_size, seconds)
+
+
+def rate(loader: Iterator, batch_size: int, seconds: float) -> float:
+    """Samples per second of a loader, until it ends or the seconds are over."""
+    start = now = time.perf_counter()
+    count = 0
+    for _ in loader:
         count += batch_size
-    return count / elapsed
+        now = time.perf_counter()
+        if now - start > seconds:
+            break
+    return count / (now - start)
 
 
 def drop_from_cache(files: list) -> None:
@@ -292,12 +311,13 @@ def print_loading(result: dict) -> None:
     from rich.table import Table
 
     first = statistics.median(result['warm']['image files'])
-    table = Table(
-        title=f'{result["num_frames"]} blurry and {result["sharp_frames"]} sharp frames of '
-        f'{result["width"]}x{result["height"]}, crop {result["crop"]}, {result["pairs"]} pairs, '
-        f'{result["workers"]} worker(s)'
+    print(
+        f'A sample: {result["num_frames"]} blurry and {result["sharp_frames"]} sharp frames of '
+        f'{result["width"]}x{result["height"]}, cropped to {result["crop"]}. {result["pairs"]} '
+        f'pairs, {result["workers"]} worker(s), medians of {len(result["warm"]["LMDB"])}.'
     )
-    columns = ('', 'samples/s', 'lowest to highest', 'ratio', 'cold, samples/s', 'GB')
+    table = Table()
+    columns = ('', 'samples/s', 'range', 'ratio', 'cold', 'GB')
     for name in columns:
         table.add_column(name, justify='right' if name else 'left')
     for name, values in result['warm'].items():
@@ -308,11 +328,12 @@ def print_loading(result: dict) -> None:
             f'{middle:.1f}',
             f'{min(values):.1f} to {max(values):.1f}',
             f'{middle / first:.1f}',
-            '' if cold is None else f'{cold:.1f}',
+            '' if cold is None else f'{statistics.median(cold):.1f}',
             '' if size is None else f'{size:.2f}',
         )
     Console().print(table)
-    print(f'{result["machine"]}; warm: frames in the page cache; cold: dropped from it before')
+    print(result['machine'])
+    print('samples/s: frames in the page cache. cold: dropped from it before, each window once.')
 
 
 if __name__ == '__main__':
