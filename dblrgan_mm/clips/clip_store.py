@@ -235,6 +235,8 @@ def read_index(root: Path) -> dict:
         index = json.loads(path.read_text(encoding='utf-8'))
         if index['format'] != FORMAT:
             raise ValueError(f'its format is {index["format"]!r}')
+        if not {'layout', 'layout_args', 'splits'} <= index.keys():
+            raise ValueError('it lacks a part')
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise DatasetError(
             f'{path.resolve()} is no index of a clip store ({error!r}). Convert the data set anew.'

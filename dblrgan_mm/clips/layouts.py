@@ -85,11 +85,16 @@ def find_clips(
             f'the {layout} layout does not take these layout_args ({error}). It takes: {takes}. '
             f'See {known.page}.'
         ) from error
+    arguments = dict(split=split, paired=paired, **layout_args)
     try:
-        return list(known.find(root, split, paired, **layout_args))
+        found = list(known.find(root, **arguments))
+        wrong = None if any(files.blurry for files in found) else f'no frame in {root.resolve()}.'
     except _NotThere as error:
-        hint = _hint(root, error.path)
-        raise DatasetError(f'{error}{hint} See {known.page}.') from error
+        found, wrong = [], str(error)
+    hint = _hint(known, root, arguments) if wrong else ''
+    if hint or not found:
+        raise DatasetError(f'{wrong}{hint} See {known.page}.')
+    return found
 
 
 def gopro(root: Path, split: str, paired: bool, blur: str = 'blur') -> Iterator[ClipFiles]:
@@ -198,7 +203,11 @@ def patterns(
     if not any(found.values()):
         raise _NotThere(root / blurry.replace('{split}', split))
     for name in sorted(set().union(*found.values())):
-        places = [str(root / p).replace('{clip}', name) for p in (blurry, sharp) if p]
+        places = [
+            str(root / pattern).replace('{split}', split).replace('{clip}', name)
+            for pattern in (blurry, sharp)
+            if pattern
+        ]
         yield ClipFiles(
             name,
             found['blurry'].get(name, []),
@@ -220,23 +229,25 @@ def dbn_frames(base: int = 1) -> list[int]:
 
 
 class _NotThere(Exception):
-    """A folder or file that the layout needs."""
+    """A folder or file that the layout needs is missing."""
 
     def __init__(self, path: Path, what: str = 'nothing at') -> None:
         super().__init__(f'{what} {path.resolve()}.')
-        self.path = path
 
 
-def _hint(root: Path, missing: Path) -> str:
-    """What may have gone wrong where ``missing`` is not below ``root``."""
-    if not root.is_dir() or not missing.is_relative_to(root):
+def _hint(known: Layout, root: Path, arguments: dict) -> str:
+    """What may be the matter where ``root`` has no frames: a wrong folder, a packed archive."""
+    if not root.is_dir():
         return ''
-    relative = missing.relative_to(root)
-    subfolders = [path for path in sorted(root.iterdir()) if path.is_dir()]
-    for other in (root.resolve().parent, *subfolders):
-        if (other / relative).is_dir():
+    inside = sorted(root.iterdir())
+    for other in (root.resolve().parent, *(path for path in inside if path.is_dir())):
+        try:
+            files = list(known.find(other, **arguments))
+        except (_NotThere, OSError):
+            continue
+        if any(one.blurry and (one.sharp or one.sharp is None) for one in files):
             return f" Is the data set's folder {other.resolve()}?"
-    archives = [path.name for path in sorted(root.iterdir()) if _is_archive(path.name)]
+    archives = [path.name for path in inside if _is_archive(path.name)]
     return f' Unpack {", ".join(archives)} first.' if archives else ''
 
 
