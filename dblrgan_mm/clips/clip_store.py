@@ -41,6 +41,16 @@ def load_clips(
         DatasetError: if the store was made from another layout, its conversion did not end, or a
             clip's file is missing or of the wrong size.
     """
+    entries = read_split(layout, root, split, layout_args)
+    return [load_clip(root, name, entry, paired) for name, entry in entries.items()]
+
+
+def read_split(layout: str, root: Path, split: str, layout_args: dict[str, str]) -> dict[str, dict]:
+    """The index's entries of a split's clips, by name.
+
+    Raises:
+        DatasetError: as of :func:`load_clips`, but the files are not looked at.
+    """
     index = read_index(root)
     require_source(root, index, layout, layout_args)
     part = index['splits'].get(split)
@@ -54,10 +64,15 @@ def load_clips(
             f'the clip store {root.resolve()} holds only part of split {split!r}: its conversion '
             'did not end. Run the same conversion again; it goes on.'
         )
-    return [_clip(root, name, entry, paired) for name, entry in part['clips'].items()]
+    return part['clips']
 
 
-def _clip(root: Path, name: str, entry: dict, paired: bool) -> Clip:
+def load_clip(root: Path, name: str, entry: dict, paired: bool) -> Clip:
+    """A clip by its entry in the index.
+
+    Raises:
+        DatasetError: if its file is missing or of the wrong size, or it lacks the sharp frames.
+    """
     file = root / entry['file']
     try:
         map_frame(f'{file}#blurry.0', tuple(entry['shape']))
@@ -155,10 +170,7 @@ def write_clip(clip: Clip, file: Path, progress: Callable[[], None] = lambda: No
             shape = None
             for side in sides:
                 for name, path in zip(clip.frames, side, strict=True):
-                    try:
-                        frame = read_frame(path)
-                    except ValueError as error:
-                        raise DatasetError(f'clip {clip.name}, frame {name}: {error}') from error
+                    frame = _read(clip, name, path)
                     if shape is None:
                         shape = (len(sides), len(clip.frames), *frame.shape)
                         np.lib.format.write_array_header_1_0(
@@ -181,6 +193,13 @@ def write_clip(clip: Clip, file: Path, progress: Callable[[], None] = lambda: No
     finally:
         part.unlink(missing_ok=True)
     return dict(frames=list(clip.frames), shape=list(shape), sha256=written)
+
+
+def _read(clip: Clip, name: str, path: str) -> np.ndarray:
+    try:
+        return read_frame(path)
+    except ValueError as error:
+        raise DatasetError(f'clip {clip.name}, frame {name}: {error}') from error
 
 
 class _HashedFile:
@@ -209,7 +228,7 @@ def sha256(file: Path) -> str:
 def stored_bytes(clip: Clip) -> int:
     """The size of a clip's file, if all its frames are as large as the first."""
     sides = 2 if clip.sharp else 1
-    return _HEADER + sides * len(clip.frames) * read_frame(clip.blurry[0]).size
+    return _HEADER + sides * len(clip.frames) * _read(clip, clip.frames[0], clip.blurry[0]).size
 
 
 def new_index(layout: str, layout_args: dict[str, str]) -> dict:
@@ -247,8 +266,11 @@ def read_index(root: Path) -> dict:
 def write_index(root: Path, index: dict) -> None:
     """Replace the index of a store, in one go."""
     part = root / f'{INDEX}.partial'
-    with open(part, 'w', encoding='utf-8') as file:
-        json.dump(index, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, root / INDEX)
+    try:
+        with open(part, 'w', encoding='utf-8') as file:
+            json.dump(index, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, root / INDEX)
+    finally:
+        part.unlink(missing_ok=True)

@@ -303,7 +303,7 @@ def _matches(root: Path, split: str, pattern: str) -> dict[str, list[str]]:
     for path in glob.iglob(anything.replace('{split}', glob.escape(split)), root_dir=root):
         match = re.fullmatch(wanted, path)
         if match and number_of(os.path.basename(path)) is not None:
-            found[match.groupdict().get('clip', split)].append(os.path.join(root, path))
+            found[match.groupdict().get('clip', split or 'clip')].append(os.path.join(root, path))
     return found
 
 

@@ -38,6 +38,11 @@ class LoadClipFrames(LoadImageFromFile):
 
     def _load_image(self, filename: str) -> np.ndarray:
         if clip_store.is_place(filename):
+            if self.color_type != 'color':
+                raise ValueError(
+                    f"a clip store holds colour, so color_type must be 'color', not "
+                    f'{self.color_type!r}'
+                )
             frame = clip_store.map_frame(filename)
             return frame if self.channel_order == 'rgb' else np.ascontiguousarray(frame[..., ::-1])
         color_type = self.color_type

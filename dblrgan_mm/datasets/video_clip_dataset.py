@@ -125,10 +125,10 @@ class VideoClipDataset(BaseDataset):
         centres = range(margin, length - margin)
         if self.centres != 'all':
             wanted = layouts.dbn_frames(base=int(self.centres == 'dbn_1based'))
-            if wanted[-1] not in centres:
+            if not set(wanted) <= set(centres):
                 raise DatasetError(
-                    f'clip {clip.name}: its {length} frames lack those that DBN scores, up to '
-                    f"number {wanted[-1] + 1}. Set centres='all'."
+                    f'clip {clip.name}: of its {length} frames, not all of the 30 that DBN scores '
+                    "can be the centre of a window. Set centres='all', or padding."
                 )
             centres = wanted
         windows = []

@@ -10,7 +10,6 @@ import itertools
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -71,13 +70,14 @@ def find(report: Report, args: argparse.Namespace, split: str) -> list[Clip]:
     Raises:
         DatasetError: if there is no such split, or no clip in it.
     """
-    source = (args.layout, args.root, split, not args.unpaired)
     if clip_store.is_store(args.root):
-        clips = clip_store.load_clips(*source, **args.layout_args)
-        report.clips = len(clips)
-        report.faults += damaged_files(args.root, split, args.workers)
+        entries = clip_store.read_split(args.layout, args.root, split, args.layout_args)
+        report.clips = len(entries)
+        clips = whole_files(report, entries, split, args)
     else:
-        found = layouts.find_clips(*source, **args.layout_args)
+        found = layouts.find_clips(
+            args.layout, args.root, split, not args.unpaired, **args.layout_args
+        )
         faults = [list(files.faults()) for files in found]
         report.clips = len(found)
         report.faults += itertools.chain(*faults)
@@ -96,24 +96,32 @@ def check_counts(report: Report, published: tuple[int, int] | None) -> None:
         report.faults.append(Fault('', None, message))
 
 
-def damaged_files(root: Path, split: str, workers: int) -> list[Fault]:
-    """Clips of a store whose file has another checksum than the index says."""
+def whole_files(
+    report: Report, entries: dict[str, dict], split: str, args: argparse.Namespace
+) -> list[Clip]:
+    """The clips of a store whose files have the checksums of the index."""
     from tqdm import tqdm
 
-    entries = clip_store.read_index(root)['splits'][split]['clips']
-    with ThreadPoolExecutor(workers) as pool:
-        sums = pool.map(lambda entry: clip_store.sha256(root / entry['file']), entries.values())
-        sums = list(tqdm(sums, f'{split} checksums', len(entries), unit='clip'))
-    return [
-        Fault(
-            name,
-            None,
-            f'{root / entry["file"]} is damaged: its checksum is not that of the index. Delete it '
-            'and run the conversion again.',
+    def look(name: str) -> Clip | Fault:
+        entry = entries[name]
+        file = args.root / entry['file']
+        try:
+            clip = clip_store.load_clip(args.root, name, entry, not args.unpaired)
+        except DatasetError as error:
+            return Fault(name, None, str(error.__cause__ or error))
+        if clip_store.sha256(file) == entry['sha256']:
+            return clip
+        message = (
+            f'{file} is damaged: its checksum is not that of the index. Delete it and run the '
+            'conversion again.'
         )
-        for (name, entry), found in zip(entries.items(), sums, strict=True)
-        if found != entry['sha256']
-    ]
+        return Fault(name, None, message)
+
+    with ThreadPoolExecutor(args.workers) as pool:
+        found = pool.map(look, entries)
+        found = list(tqdm(found, f'{split} checksums', len(entries), unit='clip'))
+    report.faults += [one for one in found if isinstance(one, Fault)]
+    return [one for one in found if isinstance(one, Clip)]
 
 
 def check_images(report: Report, clips: list[Clip], split: str, args: argparse.Namespace) -> None:

@@ -66,12 +66,16 @@ def convert(store: Path, index: dict, clips: dict[str, list[Clip]], workers: int
         jobs = {}
         for split, clip in todo:
             file = Path(split) / f'{clip.name}.npy'
-            jobs[pool.submit(clip_store.write_clip, clip, store / file, bar.update)] = split, file
+            jobs[pool.submit(clip_store.write_clip, clip, store / file, bar.update)] = (
+                split,
+                clip,
+                file,
+            )
         try:
             for job in as_completed(jobs):
-                split, file = jobs[job]
+                split, clip, file = jobs[job]
                 entry = dict(file=file.as_posix(), **job.result())
-                index['splits'][split]['clips'][file.stem] = entry
+                index['splits'][split]['clips'][clip.name] = entry
                 clip_store.write_index(store, index)
         except BaseException:
             pool.shutdown(cancel_futures=True)
