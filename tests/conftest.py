@@ -1,9 +1,15 @@
-"""Shared fixtures: the repository's own clips."""
+"""Shared fixtures: the repository's own clips, trees of the benchmarks, the tools."""
 
+import contextlib
+import importlib.util
+import io
+import itertools
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,7 +17,8 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 
-from dblrgan_mm import compat
+from dblrgan_mm import compat, launch
+from dblrgan_mm.clips import clip_store, layouts
 
 compat.apply()  # before a test module imports MMagic
 
@@ -19,6 +26,22 @@ compat.apply()  # before a test module imports MMagic
 os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
 
 ROOT = Path(__file__).parent.parent
+
+# frame {n} of a clip, blurry and sharp, as each data set names it
+FRAMES = {
+    'gopro': ('{split}/{clip}/blur/{n:06d}.png', '{split}/{clip}/sharp/{n:06d}.png'),
+    'dvd': ('{clip}/input/{n:05d}.jpg', '{clip}/GT/{n:05d}.jpg'),
+    'bsd': (
+        'BSD_{exposure}/{split}/{clip}/Blur/RGB/{n:08d}.png',
+        'BSD_{exposure}/{split}/{clip}/Sharp/RGB/{n:08d}.png',
+    ),
+    'reds': (
+        '{split}/{split}_{blur}/{clip}/{n:08d}.png',
+        '{split}/{split}_sharp/{clip}/{n:08d}.png',
+    ),
+    'kitti': ('blur image/{camera}/{clip}_{n:02d}.png', 'clean image/{camera}/{clip}_{n:02d}.png'),
+    'patterns': ('{split}/{clip}/blurry/{n:05d}.png', '{split}/{clip}/sharp/{n:05d}.png'),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -92,3 +115,85 @@ def real_copy(tmp_path, sample_root) -> Path:
     """A data set below tmp_path whose one clip, train/gopro_walk_a, may be spoilt."""
     shutil.copytree(sample_root / 'train' / 'gopro_walk_a', tmp_path / 'train' / 'gopro_walk_a')
     return tmp_path
+
+
+@pytest.fixture(scope='session')
+def lay_out() -> Callable[..., list[list[Path]]]:
+    """Writes a clip below a root with the names that its data set has."""
+
+    def write(
+        root: Path,
+        layout: str,
+        clip: str,
+        numbers: Iterable[int],
+        images: Iterable[tuple[np.ndarray, np.ndarray]] = (),
+        sharp: bool = True,
+        **fields: str,
+    ) -> list[list[Path]]:
+        """Frames are empty files, or the pairs of ``images`` (BGR), over and over.
+
+        Returns the files of each frame, blurry and sharp.
+        """
+        fields = dict(split='train', exposure='2ms16ms', blur='blur', camera='image_2') | fields
+        names = FRAMES[layout] if sharp else FRAMES[layout][:1]
+        pairs = itertools.cycle(images or [(None, None)])
+        written = []
+        for n, pair in zip(numbers, pairs, strict=False):
+            written.append([root / name.format(clip=clip, n=n, **fields) for name in names])
+            for path, image in zip(written[-1], pair, strict=False):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if image is None:
+                    path.touch()
+                else:
+                    assert cv2.imwrite(str(path), image)
+        return written
+
+    return write
+
+
+@pytest.fixture(scope='session')
+def call_tool() -> Callable[..., SimpleNamespace]:
+    """Calls a script below tools/ as from the command line, but in this process."""
+
+    def call(name: str, *arguments) -> SimpleNamespace:
+        """Exit code, stdout and stderr."""
+        path = ROOT / 'tools' / f'{name}.py'
+        spec = importlib.util.spec_from_file_location(f'{path.stem}_tool', path)
+        module = importlib.util.module_from_spec(spec)
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, 'argv', [str(path), *map(str, arguments)])
+            patch.setitem(sys.modules, spec.name, module)  # where its dataclasses look
+            spec.loader.exec_module(module)
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                try:
+                    launch.run(module.main)
+                except SystemExit as exit_:
+                    code = int(exit_.code or 0)
+        return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
+
+    return call
+
+
+@pytest.fixture(scope='session')
+def sample_store(tmp_path_factory, sample_root) -> Path:
+    """A clip store of all bundled clips, made part by part; not to be spoilt."""
+    return store_of(sample_root, tmp_path_factory.mktemp('stores') / 'sample')
+
+
+@pytest.fixture
+def real_store(real_copy, tmp_path) -> Path:
+    """A clip store of real_copy, beside its folders; it may be spoilt."""
+    return store_of(real_copy, tmp_path / 'store', ['train'])
+
+
+def store_of(root: Path, store: Path, splits: Iterable[str] = ('train', 'test')) -> Path:
+    index = clip_store.new_index('gopro', {})
+    for split in splits:
+        entries = {}
+        for clip in layouts.load_clips('gopro', root, split):
+            file = f'{split}/{clip.name}.npy'
+            entries[clip.name] = dict(file=file, **clip_store.write_clip(clip, store / file))
+        index['splits'][split] = dict(complete=True, clips=entries)
+    clip_store.write_index(store, index)
+    return store

@@ -1,40 +1,109 @@
+import copy
+import functools
+import inspect
 from pathlib import Path
 
 import pytest
 from mmagic.registry import DATASETS, MODELS
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+
+from dblrgan_mm.clips.layouts import LAYOUTS
 
 CONFIGS = sorted((Path(__file__).parent.parent / 'configs').glob('*.py'))
+NAMES = [path.stem for path in CONFIGS]
+
+
+@functools.cache
+def read(path: Path) -> Config:
+    return Config.fromfile(path)
 
 
 def load(name: str) -> Config:
-    return Config.fromfile(next(path for path in CONFIGS if path.stem == name))
+    return copy.deepcopy(read(next(path for path in CONFIGS if path.stem == name)))
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_builds(path, sample_root):
-    cfg = Config.fromfile(path)
+def loaders(cfg: Config) -> dict[str, ConfigDict]:
+    """The data loaders of a config, by what they are for; those for tests only have one."""
+    found = {part: cfg.get(f'{part}_dataloader') for part in ('train', 'val', 'test')}
+    return {part: loader for part, loader in found.items() if loader is not None}
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_builds(name, sample_root):
+    """The model, and on the bundled clips the items that it takes."""
+    cfg = load(name)
     model = MODELS.build(cfg.model)
-    assert set(cfg.optim_wrapper) >= (
-        {'generator', 'discriminator'} if hasattr(model, 'discriminator') else {'optimizer'}
-    )
-    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-        assert Path(loader.dataset.data_root).name in ('GOPRO_Large', 'gopro')
-        loader.dataset.data_root = str(sample_root)
+    if cfg.get('train_cfg'):
+        assert set(cfg.optim_wrapper) >= (
+            {'generator', 'discriminator'} if hasattr(model, 'discriminator') else {'optimizer'}
+        )
+    for part, loader in loaders(cfg).items():
+        split = 'train' if part == 'train' else 'test'
+        loader.dataset.update(
+            layout='gopro', layout_args=None, split=split, data_root=str(sample_root)
+        )
         item = DATASETS.build(loader.dataset)[0]
         assert item['inputs'].shape[0] == model.generator.num_frames
         # a discriminator of clips needs all sharp frames of the window
-        training = loader is cfg.train_dataloader
-        judged = getattr(model, 'judged_frames', 1) if training else 1
+        judged = getattr(model, 'judged_frames', 1) if part == 'train' else 1
         sharp = item['data_samples'].gt_img
         assert (sharp.shape[0] if sharp.ndim == 4 else 1) == judged
 
 
-@pytest.mark.parametrize('name', ['dblrnet_gopro', 'dblrgan_gopro'])
-def test_gopro_is_a_full_training(name):
+@pytest.mark.parametrize('name', NAMES)
+def test_data_set_has_the_splits(name):
     cfg = load(name)
+    data = name.split('_')[1]
+    for part, loader in loaders(cfg).items():
+        dataset = loader.dataset
+        assert dataset.layout == dict(sample='gopro', own='patterns').get(data, data)
+        layout = LAYOUTS[dataset.layout]
+        assert dataset.split in (layout.splits or ('train', 'test'))
+        assert (dataset.split == 'train') == (part == 'train')
+        assert dataset.get('test_mode', False) == (part != 'train')
+        arguments = list(inspect.signature(layout.find).parameters)[3:]
+        assert set(dataset.get('layout_args') or {}) <= set(arguments)
+    roots = {loader.dataset.data_root for loader in loaders(cfg).values()}
+    assert roots == {cfg.data_root}, 'one line sets it'
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_for_tests_only_or_complete(name):
+    cfg = load(name)
+    if name.endswith('_kitti'):
+        assert cfg.get('train_cfg') is None
+        assert set(loaders(cfg)) == {'test'}
+    else:
+        assert set(loaders(cfg)) == {'train', 'val', 'test'}
+        assert cfg.train_cfg.max_iters >= 800
+        assert cfg.val_cfg.type == 'MultiValLoop'
+    assert cfg.test_cfg.type == 'MultiTestLoop'
+    scored = [metric.get('metric', metric).type for metric in cfg.test_evaluator]
+    assert scored == ['PSNR', 'SSIM', 'PSNR', 'SSIM'], 'of the restored, then of the blurry frames'
+
+
+def test_each_data_set_has_both_models():
+    data = {name.split('_')[1] for name in NAMES}
+    assert data == {'sample', 'own'} | (LAYOUTS.keys() - {'patterns'})
+    assert set(NAMES) == {f'{model}_{name}' for model in ('dblrnet', 'dblrgan') for name in data}
+
+
+@pytest.mark.parametrize('model', ['dblrnet', 'dblrgan'])
+@pytest.mark.parametrize(
+    ('data', 'val', 'test'),
+    [
+        ('gopro', 'test', 'test'),
+        ('dvd', 'test', 'test'),
+        ('bsd', 'valid', 'test'),
+        ('reds', 'val', 'val'),
+        ('own', 'test', 'test'),
+    ],
+)
+def test_full_training(model, data, val, test):
+    cfg = load(f'{model}_{data}')
     assert cfg.train_cfg.max_iters >= 200_000
-    assert cfg.val_dataloader.dataset.split == 'test'
+    assert cfg.val_dataloader.dataset.split == val
+    assert cfg.test_dataloader.dataset.split == test
     assert {metric.type for metric in cfg.val_evaluator} == {'PSNR', 'SSIM'}
     assert cfg.default_hooks.checkpoint.save_best == 'PSNR'
     assert cfg.default_hooks.checkpoint.out_dir is None  # the work dir
@@ -44,8 +113,8 @@ def test_gopro_is_a_full_training(name):
     assert 'residual' not in cfg.model.generator  # the paper's network, without our variants
 
 
-def test_dblrgan_starts_from_dblrnet_or_from_scratch():
-    cfg = load('dblrgan_gopro')
+@pytest.mark.parametrize('data', ['gopro', 'dvd', 'bsd', 'reds', 'own', 'sample'])
+def test_dblrgan_starts_from_dblrnet_or_from_scratch(data):
+    cfg = load(f'dblrgan_{data}')
     assert cfg.load_from is None
-    assert cfg.model.generator == load('dblrnet_gopro').model.generator
-    assert load('dblrgan_sample').model.generator == load('dblrnet_sample').model.generator
+    assert cfg.model.generator == load(f'dblrnet_{data}').model.generator

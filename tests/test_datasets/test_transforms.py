@@ -1,7 +1,9 @@
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
+from dblrgan_mm.clips import clip_store
 from dblrgan_mm.datasets import ClipRandomCrop, LoadClipFrames
 
 
@@ -30,6 +32,73 @@ class TestPixels:
         assert loaded['gt'].dtype == np.float32
         np.testing.assert_array_equal(loaded['gt'], cv2.imread(frames[0])[..., ::-1])
 
+    @pytest.mark.parametrize('order', ['rgb', 'bgr'])
+    @pytest.mark.parametrize('mode', ['RGBA', 'P'])
+    def test_alpha_and_palette(self, frames, order, mode):
+        image = Image.open(frames[1])
+        image = image.quantize(99) if mode == 'P' else image.convert(mode)
+        image.save(frames[1])
+        expected = np.asarray(image.convert('RGB'))[..., :: 1 if order == 'rgb' else -1]
+        np.testing.assert_array_equal(load(frames, channel_order=order)['img'][1], expected)
+
+    @pytest.mark.parametrize('order', ['rgb', 'bgr'])
+    def test_orientation_is_followed(self, frames, tmp_path, order):
+        path = str(tmp_path / '1.jpg')
+        exif = Image.Exif()
+        exif[274] = 6  # a quarter turn
+        Image.open(frames[0]).save(path, exif=exif)
+        (image,) = load([path], channel_order=order)['img']
+        assert image.shape == (254, 144, 3)
+        expected = cv2.imread(path)[..., :: -1 if order == 'rgb' else 1]
+        np.testing.assert_array_equal(image, expected)
+
+
+class TestClipStore:
+    """Frames of a store, in whatever form they are asked for, are those of the image files."""
+
+    @pytest.fixture
+    def clip(self, sample_store):
+        return clip_store.load_clips('gopro', sample_store, 'train')[0]
+
+    @pytest.mark.parametrize(
+        'arguments',
+        [
+            dict(channel_order='rgb'),
+            dict(channel_order='bgr'),
+            dict(channel_order='rgb', to_float32=True),
+            dict(channel_order='bgr', to_float32=True),
+            dict(channel_order='rgb', to_y_channel=True),
+            dict(channel_order='bgr', to_y_channel=True),
+            dict(channel_order='rgb', save_original_img=True),
+            dict(channel_order='rgb', use_cache=True),
+        ],
+        ids=str,
+    )
+    def test_as_from_image_files(self, clip, frames, arguments):
+        stored, read = load(list(clip.blurry[:3]), **arguments), load(frames, **arguments)
+        assert stored.keys() == read.keys()
+        for key in read.keys() - {'img_path'}:
+            if isinstance(read[key], list) and isinstance(read[key][0], np.ndarray):
+                for one, other in zip(stored[key], read[key], strict=True):
+                    assert one.dtype == other.dtype
+                    np.testing.assert_array_equal(one, other)
+            else:
+                assert stored[key] == read[key]
+
+    def test_other_color_types_are_refused(self, clip):
+        with pytest.raises(ValueError, match="color_type must be 'color', not 'grayscale'"):
+            load([clip.blurry[0]], channel_order='rgb', color_type='grayscale')
+
+    @pytest.mark.parametrize('order', ['rgb', 'bgr'])
+    def test_may_be_written_to(self, clip, order):
+        """As MMagic's Flip does."""
+        (frame,) = load([clip.blurry[0]], channel_order=order)['img']
+        original = frame.copy()
+        cv2.flip(frame, 1, frame)
+        np.testing.assert_array_equal(frame, original[:, ::-1])
+        (again,) = load([clip.blurry[0]], channel_order=order)['img']
+        np.testing.assert_array_equal(again, original)
+
 
 class TestErrors:
     def message(self, paths, **arguments) -> str:
@@ -54,6 +123,21 @@ class TestErrors:
             file.write('<html>404</html>')
         with pytest.raises(ValueError, match=f'^{frames[1]} cannot be decoded: truncated, or not'):
             load(frames, channel_order=order)
+
+    @pytest.mark.parametrize('order', ['rgb', 'bgr'])
+    @pytest.mark.parametrize('suffix', ['.png', '.jpg'])
+    def test_grey(self, frames, tmp_path, order, suffix):
+        path = str(tmp_path / f'1{suffix}')
+        cv2.imwrite(path, cv2.imread(frames[1], cv2.IMREAD_GRAYSCALE))
+        with pytest.raises(ValueError, match=f'^{path} is a grey image; frames must be in colour'):
+            load([frames[0], path], channel_order=order)
+
+    def test_16_bit(self, frames):
+        cv2.imwrite(frames[1], cv2.imread(frames[1]).astype(np.uint16) * 257)
+        assert self.message(frames) == (
+            f'{frames[1]} has 16 bits a channel; frames must have 8. Convert the clip to 8-bit '
+            'images.'
+        )
 
     def test_vanished(self, frames):
         assert f'{frames[0]}x has vanished' in self.message([f'{frames[0]}x'])

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from torch.utils.data import DataLoader
 
 from dblrgan_mm import launch
+from dblrgan_mm.clips import clip_store
 from dblrgan_mm.datasets import DatasetError, VideoClipDataset
 from dblrgan_mm.datasets.video_clip_dataset import pad_index
 
@@ -121,6 +122,76 @@ class TestWindows:
         (window,) = windows(tmp_path, layout_args=dict(blur='blur_gamma'))
         assert {Path(path).parent.name for path in window['img_path']} == {'blur_gamma'}
 
+    def test_clips_without_sharp_frames(self, sample_root, real_copy):
+        shutil.rmtree(real_copy / 'train' / 'gopro_walk_a' / 'sharp')
+        found = windows(real_copy, 'train', gt=None)
+        assert [numbers(w['img_path']) for w in found] == [
+            list(range(first, first + 5)) for first in range(47, 55)
+        ]
+        assert not any('gt_path' in window for window in found)
+        paired = windows(sample_root, 'train')[:8]
+        assert [w['key'] for w in found] == [w['key'] for w in paired]
+
+    def test_three_frames_of_kitti(self, tmp_path, lay_out):
+        """A window of five is continued by reflection at both ends, as docs/kitti.md says."""
+        for camera in ('image_2', 'image_3'):
+            lay_out(tmp_path, 'kitti', '000001', range(9, 12), camera=camera)
+        found = windows(tmp_path, layout='kitti', test_mode=True)
+        files = [[Path(path).stem for path in w['img_path']] for w in found]
+        expected = [(11, 10, 9, 10, 11), (10, 9, 10, 11, 10), (9, 10, 11, 10, 9)]
+        assert files == 2 * [[f'000001_{n:02d}' for n in window] for window in expected]
+        cameras = ['left'] * 3 + ['right'] * 3
+        assert [w['key'] for w in found] == [
+            f'000001_{camera}/000001_{n:02d}'
+            for camera, n in zip(cameras, (9, 10, 11) * 2, strict=True)
+        ]
+
+
+class TestCentres:
+    """The 30 frames of a DVD test clip that DBN scores."""
+
+    BY_MATLAB = (
+        2, 5, 8, 11, 15, 18, 21, 24, 28, 31, 34, 38, 41, 44, 47, 51, 54, 57, 60, 64, 67, 70, 74,
+        77, 80, 83, 87, 90, 93, 97,
+    )  # fmt: skip
+
+    def found(self, root, lay_out, length, **arguments) -> list[dict]:
+        lay_out(root, 'dvd', 'IMG_0001', range(length))
+        return windows(root, 'train', layout='dvd', **arguments)
+
+    @pytest.mark.parametrize(('centres', 'first'), [('dbn_1based', 1), ('dbn_0based', 2)])
+    def test_windows(self, tmp_path, lay_out, centres, first):
+        found = self.found(tmp_path, lay_out, 100, centres=centres, test_mode=True)
+        wanted = [number - 2 + first for number in self.BY_MATLAB]
+        assert [w['key'] for w in found] == [f'IMG_0001/{n:05d}' for n in wanted]
+        for window, n in zip(found, wanted, strict=True):
+            neighbours = [n - 2, n - 1, n, n + 1, n + 2] if n > 1 else [1, 0, 1, 2, 3]
+            assert numbers(window['img_path']) == neighbours
+            assert numbers(window['gt_path']) == [n]
+            assert Path(window['img_path'][2]).name == f'{n:05d}.jpg'
+        assert sum(window['middle_of_clip'] for window in found) == 1
+
+    @pytest.mark.parametrize(('centres', 'needed'), [('dbn_1based', 97), ('dbn_0based', 98)])
+    def test_shorter_clip(self, tmp_path, lay_out, centres, needed):
+        assert len(self.found(tmp_path, lay_out, needed, centres=centres, test_mode=True)) == 30
+        for folder in ('input', 'GT'):
+            (tmp_path / 'IMG_0001' / folder / f'{needed - 1:05d}.jpg').unlink()
+        message = (
+            f'clip IMG_0001: of its {needed - 1} frames, not all of the 30 that DBN scores can be '
+            "the centre of a window. Set centres='all', or padding."
+        )
+        with pytest.raises(DatasetError, match=message):
+            windows(tmp_path, 'train', layout='dvd', centres=centres, test_mode=True)
+
+    @pytest.mark.parametrize('centres', ['dbn_1based', 'dbn_0based'])
+    def test_without_padding_no_window_reaches_beyond_the_clip(self, tmp_path, lay_out, centres):
+        try:
+            found = self.found(tmp_path, lay_out, 100, centres=centres, padding=None)
+        except DatasetError:
+            return  # saying so is as good
+        for window in found:
+            assert len(set(window['img_path'])) == 5
+
 
 class TestPadIndex:
     @given(st.integers(1, 12), st.data())
@@ -147,6 +218,154 @@ class TestPixels:
             # what MMagic needs to know to turn the result back into BGR
             assert sample.metainfo['img_channel_order'] == 'rgb'
             assert sample.metainfo['gt_channel_order'] == 'rgb'
+
+    def test_without_sharp_frames(self, real_copy, config):
+        """For inference: the test pipeline, except that it loads no sharp frame."""
+        shutil.rmtree(real_copy / 'train' / 'gopro_walk_a' / 'sharp')
+        dataset = VideoClipDataset(
+            data_root=str(real_copy), split='train', gt=None, test_mode=True,
+            pipeline=[step for step in config.test_pipeline if step.get('key') != 'gt'],
+        )  # fmt: skip
+        assert len(dataset) == 12
+        item, window = dataset[3], dataset.get_data_info(3)
+        assert torch.equal(item['inputs'], images(window['img_path']))
+        assert item['data_samples'].metainfo['key'] == 'gopro_walk_a/000050'
+        assert 'gt_img' not in item['data_samples']
+
+
+class TestClipStore:
+    """Items from a clip store are those from the image files, to the bit."""
+
+    def pair(self, config, sample_root, sample_store, split, pipeline, **arguments) -> list:
+        return [
+            VideoClipDataset(
+                data_root=str(root), split=split, pipeline=config[pipeline], **arguments
+            )
+            for root in (sample_root, sample_store)
+        ]
+
+    def same(self, one: dict, other: dict) -> None:
+        assert torch.equal(one['inputs'], other['inputs'])
+        one, other = one['data_samples'], other['data_samples']
+        assert torch.equal(one.gt_img, other.gt_img)
+        assert one.metainfo.keys() == other.metainfo.keys()
+        for key in one.metainfo.keys() - {'img_path', 'gt_path'}:
+            assert one.metainfo[key] == other.metainfo[key], key
+
+    @pytest.mark.parametrize('split', ['train', 'test'])
+    @pytest.mark.parametrize('gt', ['centre', 'window'])
+    @pytest.mark.parametrize(
+        ('pipeline', 'arguments'),
+        [
+            ('train_pipeline', dict()),
+            ('train_pipeline', dict(padding='reflection')),
+            ('test_pipeline', dict(test_mode=True)),
+        ],
+        ids=['train', 'train_padded', 'test'],
+    )
+    def test_items(self, config, sample_root, sample_store, split, gt, pipeline, arguments):
+        files, store = self.pair(
+            config, sample_root, sample_store, split, pipeline, gt=gt, **arguments
+        )
+        assert [store.get_data_info(i)['key'] for i in range(len(store))] == [
+            files.get_data_info(i)['key'] for i in range(len(files))
+        ]
+        inputs = []
+        for i in range(len(files)):
+            items = []
+            for dataset in (files, store):
+                np.random.seed(i)  # noqa: NPY002  (MMagic's transforms draw from it)
+                items.append(dataset[i])
+            self.same(*items)
+            inputs.append(items[0]['inputs'].float())
+        assert min(frames.std() for frames in inputs) > 5, 'these are pictures'
+
+    @pytest.mark.parametrize('source', ['sample_root', 'sample_store'])
+    def test_frame_twice_in_a_window_is_flipped_once(self, config, source, request):
+        """MMagic's Flip works in place."""
+        others = ('RandomTransposeHW', 'TemporalReverse')
+        flipped = [
+            {**step, 'flip_ratio': 1.0} if step.type == 'Flip' else step
+            for step in config.train_pipeline
+            if step.type not in others and step.get('direction') != 'vertical'
+        ]
+        plain = [step for step in flipped if step['type'] != 'Flip']
+        assert len(plain) == len(flipped) - 1
+        for i in (0, 1, 11):
+            items = []
+            for pipeline in (flipped, plain):
+                dataset = VideoClipDataset(
+                    data_root=str(request.getfixturevalue(source)), split='train', gt='window',
+                    padding='reflection', pipeline=pipeline,
+                )  # fmt: skip
+                assert len(set(dataset.get_data_info(i)['img_path'])) < 5
+                np.random.seed(i)  # noqa: NPY002
+                items.append(dataset[i])
+            for kind in (lambda item: item['inputs'], lambda item: item['data_samples'].gt_img):
+                assert torch.equal(kind(items[0]).flip(-1), kind(items[1]))
+                assert not torch.equal(kind(items[0]), kind(items[1]))
+
+    def test_training_changes_neither_file_nor_later_items(self, config, real_copy, real_store):
+        (file,) = (real_store / 'train').iterdir()
+        content = file.read_bytes()
+        tested = VideoClipDataset(
+            data_root=str(real_store), split='train', pipeline=config.test_pipeline, test_mode=True
+        )
+        before = tested[5]
+        flips = [{**step} for step in config.train_pipeline]
+        for step in flips:
+            step |= {ratio: 1.0 for ratio in step if ratio.endswith('_ratio')}
+        trained = VideoClipDataset(
+            data_root=str(real_store), split='train', pipeline=flips, gt='window'
+        )
+        kept = [trained[i] for i in range(len(trained))]
+        assert len(kept) == 8
+        self.same(tested[5], before)
+        del kept
+        assert file.read_bytes() == content
+
+    @pytest.mark.parametrize(
+        ('context', 'workers'), [('fork', 2), pytest.param('spawn', 1, marks=pytest.mark.slow)]
+    )
+    def test_workers(self, config, sample_root, sample_store, context, workers):
+        files, store = self.pair(
+            config, sample_root, sample_store, 'test', 'test_pipeline', test_mode=True
+        )
+        loader = DataLoader(
+            store, 3, num_workers=workers, collate_fn=list, multiprocessing_context=context
+        )
+        items = [item for batch in loader for item in batch]
+        assert len(items) == len(files) == 20
+        for i, item in enumerate(items):
+            self.same(files[i], item)
+
+    def test_without_sharp_frames(self, config, sample_store):
+        dataset = VideoClipDataset(
+            data_root=str(sample_store), split='test', gt=None, test_mode=True,
+            pipeline=[step for step in config.test_pipeline if step.get('key') != 'gt'],
+        )  # fmt: skip
+        item = dataset[0]
+        assert item['inputs'].shape == (5, 3, 144, 256)
+        assert 'gt_img' not in item['data_samples']
+
+    def test_incomplete_store(self, config, real_store):
+        index = clip_store.read_index(real_store)
+        index['splits']['train']['complete'] = False
+        clip_store.write_index(real_store, index)
+        with pytest.raises(DatasetError, match="holds only part of split 'train'"):
+            windows(real_store, 'train')
+
+    def test_file_damaged_during_training(self, config, real_store):
+        dataset = VideoClipDataset(
+            data_root=str(real_store), split='train', pipeline=config.train_pipeline
+        )
+        (file,) = (real_store / 'train').iterdir()
+        file.write_bytes(file.read_bytes()[:-1])
+        with pytest.raises(DatasetError) as caught:
+            dataset[2]
+        assert str(caught.value).startswith(
+            f'clip gopro_walk_a, window around frame 000051: {file} has '
+        )
 
 
 class TestTrainPipeline:
@@ -219,6 +438,10 @@ class TestArguments:
             (dict(num_frames=0), 'num_frames must be odd, .* got 0'),
             (dict(num_frames=-1), 'num_frames must be odd, .* got -1'),
             (dict(layout='dvdx'), "layout must be one of .*gopro.*, got 'dvdx'"),
+            (
+                dict(centres='dbn'),
+                "centres must be 'all', 'dbn_1based' or 'dbn_0based', got 'dbn'",
+            ),
             (dict(gt='center'), "gt must be 'centre', 'window' or None, got 'center'"),
             (dict(padding='zero'), "padding must be 'reflection', 'replicate' or None, got 'zero'"),
         ],
@@ -264,6 +487,10 @@ class TestBadData:
             path.write_text('no image')
         elif kind == 'vanished':
             path.unlink()
+        elif kind == 'grey':
+            cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
+        elif kind == '16_bit':
+            cv2.imwrite(str(path), cv2.imread(str(path)).astype(np.uint16) * 257)
         elif kind == 'smaller':
             cv2.imwrite(str(path), cv2.imread(str(path))[:, :200])
         elif kind == 'sharp_smaller':
@@ -274,11 +501,15 @@ class TestBadData:
         )
         return {
             'vanished': f'{path} has vanished since the data set was listed',
+            'grey': f'{path} is a grey image; frames must be in colour. Convert the clip to RGB',
+            '16_bit': f'{path} has 16 bits a channel; frames must have 8. Convert the clip to 8-',
             'smaller': f'{path} has 200x144 {unequal}',
             'sharp_smaller': f'{path} has 254x100 {unequal}',
         }.get(kind, f'{path} cannot be decoded: truncated, or not an image. Copy it again.')
 
-    KINDS = ('empty', 'truncated', 'text', 'vanished', 'smaller', 'sharp_smaller')
+    KINDS = (
+        'empty', 'truncated', 'text', 'vanished', 'grey', '16_bit', 'smaller', 'sharp_smaller'
+    )  # fmt: skip
 
     @pytest.mark.parametrize('kind', KINDS)
     def test_frame(self, real_copy, config, kind):

@@ -1,0 +1,123 @@
+"""Motion blur from sharp frames: averages of neighbours, or of sub-frames found by optical flow."""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+Flows = tuple[np.ndarray, np.ndarray]
+
+
+def decode_light(frame: np.ndarray, light: str = 'linear') -> np.ndarray:
+    """Turn stored values, uint8 of any shape, into amounts of light, float32 in [0, 1].
+
+    `light` is 'linear' (sRGB's curve), 'gamma' (a power of 2.2) or 'encoded' (no curve).
+    """
+    code = np.arange(256) / 255
+    if light == 'linear':
+        code = np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4)
+    elif light == 'gamma':
+        code = code**2.2
+    return code.astype(np.float32)[frame]
+
+
+def encode_light(amount: np.ndarray, light: str = 'linear') -> np.ndarray:
+    """Turn float amounts of light of any shape, clipped to [0, 1], into stored values, uint8."""
+    code = np.clip(amount, 0, 1)
+    if light == 'linear':
+        code = np.where(code <= 0.0031308, 12.92 * code, 1.055 * code ** (1 / 2.4) - 0.055)
+    elif light == 'gamma':
+        code = code ** (1 / 2.2)
+    return np.rint(255 * code).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=4)
+def places(h: int, w: int) -> np.ndarray:
+    """The place of every pixel, float32 (h, w, 2), x and y."""
+    return np.stack(np.meshgrid(np.arange(w), np.arange(h)), axis=2).astype(np.float32)
+
+
+def warp(image: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fetch an image (h, w[, c]) at x + flow, float32 (h, w, 2) in pixels.
+
+    Returns:
+        The image fetched, and whether that is inside of it, float32 (h, w), 0 or 1.
+    """
+    h, w = flow.shape[:2]
+    where = cv2.add(places(h, w), flow)
+    inside = np.float32(cv2.inRange(where, (0, 0), (w - 1, h - 1))) / 255
+    return cv2.remap(image, where, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE), inside
+
+
+def estimate_flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Estimate dense optical flow between two grey frames, uint8 (h, w).
+
+    Returns:
+        float32 (h, w, 2), x and y in pixels; the same ones for the same number of OpenCV's threads.
+    """
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    # half the resolution takes a fifth of the time; on 240 rows it lost 0.06 dB of the blur's PSNR
+    dis.setFinestScale(0 if len(first) < 200 else 1)
+    return dis.calc(first, second, None)
+
+
+def estimate_flows(first: np.ndarray, second: np.ndarray) -> Flows:
+    """Estimate flow first-to-second and second-to-first between two frames, uint8 (h, w, 3)."""
+    first, second = (cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in (first, second))
+    return estimate_flow(first, second), estimate_flow(second, first)
+
+
+def interpolate(first: np.ndarray, second: np.ndarray, flows: Flows, time: float) -> np.ndarray:
+    """Interpolate at time in [0, 1] between two frames, float32 (h, w, 3), amounts of light.
+
+    Both are warped to that time (Jiang et al. 2018, Super SloMo, equation 4) and blended by their
+    distance in time; where one would be fetched from outside the picture, the other stands alone.
+    """
+    forth, back = flows
+    both = time * (1 - time)
+    first, first_inside = warp(first, cv2.addWeighted(back, time**2, forth, -both, 0))
+    second, second_inside = warp(second, cv2.addWeighted(forth, (1 - time) ** 2, back, -both, 0))
+    first_weight = (1 - time) * (first_inside + 1e-3)
+    share = first_weight / (first_weight + time * (second_inside + 1e-3))
+    return second + share[..., None] * (first - second)
+
+
+def sub_frame_times(stride: int, shutter: float, sub_frames: int = 8) -> np.ndarray:
+    """When an exposure's sub-frames are, in source intervals from its middle; one of them is at 0.
+
+    Args:
+        stride: Source intervals in one interval of the blurry clip.
+        shutter: Exposure in intervals of the blurry clip.
+        sub_frames: Sub-frames per source interval, about.
+    """
+    samples = int(shutter * stride * sub_frames) // 2 * 2 + 1
+    return shutter * stride * ((np.arange(samples) + 0.5) / samples - 0.5)
+
+
+def blur_by_flow(
+    frames: Sequence[np.ndarray], flows: Sequence[Flows], times: np.ndarray, light: str = 'linear'
+) -> np.ndarray:
+    """Average sub-frames (ours, after the way the DVD set was made).
+
+    Args:
+        frames: Consecutive sharp frames, uint8 (h, w, 3), BGR.
+        flows: Flows both ways between each frame and the next.
+        times: When the sub-frames are, in intervals from frames[0].
+        light: As in `decode_light`.
+
+    Returns:
+        The blurry frame, uint8 (h, w, 3).
+    """
+    amounts = [decode_light(frame, light) for frame in frames]
+    total = np.zeros_like(amounts[0])
+    for time in times.tolist():
+        i = math.floor(time)
+        total += interpolate(amounts[i], amounts[i + 1], flows[i], time - i)
+    return encode_light(total / len(times), light)
+
+
+def blur_by_average(frames: Sequence[np.ndarray], light: str = 'linear') -> np.ndarray:
+    """Average consecutive frames, uint8 (h, w, 3); `light` as in `decode_light`."""
+    return encode_light(sum(decode_light(frame, light) for frame in frames) / len(frames), light)

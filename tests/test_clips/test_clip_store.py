@@ -1,0 +1,352 @@
+import errno
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from dblrgan_mm.clips import clip_store, layouts
+from dblrgan_mm.clips.clip_store import map_frame, write_clip
+from dblrgan_mm.errors import DatasetError
+
+
+@pytest.fixture
+def clip(real_copy):
+    """Twelve pairs of 254x144."""
+    (clip,) = layouts.load_clips('gopro', real_copy, 'train')
+    return clip
+
+
+@pytest.fixture
+def file(real_store) -> Path:
+    return real_store / 'train' / 'gopro_walk_a.npy'
+
+
+def load(store, split='train', layout='gopro', **arguments) -> list:
+    return clip_store.load_clips(layout, store, split, **arguments)
+
+
+def message(store, *arguments, **keywords) -> str:
+    with pytest.raises(DatasetError) as caught:
+        load(store, *arguments, **keywords)
+    assert '\n' not in str(caught.value)
+    return str(caught.value)
+
+
+def change_index(store, change) -> None:
+    path = store / 'index.json'
+    index = json.loads(path.read_text())
+    change(index)
+    path.write_text(json.dumps(index))
+
+
+class TestLoad:
+    def test_same_clips_as_from_the_images(self, sample_root, sample_store):
+        for split in ('train', 'test'):
+            images = layouts.load_clips('gopro', sample_root, split)
+            stored = load(sample_store, split)
+            assert [(c.name, c.frames) for c in stored] == [(c.name, c.frames) for c in images]
+            for one, other in zip(stored, images, strict=True):
+                for places, paths in ((one.blurry, other.blurry), (one.sharp, other.sharp)):
+                    for place, path in zip(places, paths, strict=True):
+                        assert clip_store.is_place(place)
+                        assert not clip_store.is_place(path)
+                        frame = map_frame(place)
+                        np.testing.assert_array_equal(frame, cv2.imread(path)[..., ::-1])
+
+    def test_numpy_reads_it(self, clip, file):
+        """As docs/clip_store.md says."""
+        array = np.load(file, mmap_mode='r')
+        assert (array.shape, array.dtype) == ((2, 12, 144, 254, 3), np.uint8)
+        for side, paths in enumerate((clip.blurry, clip.sharp)):
+            np.testing.assert_array_equal(array[side, 5], cv2.imread(paths[5])[..., ::-1])
+
+    def test_moved_store(self, real_store, tmp_path):
+        real_store.rename(tmp_path / 'elsewhere')
+        (clip,) = load(tmp_path / 'elsewhere')
+        assert map_frame(clip.blurry[0]).std() > 5
+
+    def test_sharp_frames_not_asked_for(self, real_store):
+        (clip,) = load(real_store, paired=False)
+        assert (len(clip.blurry), clip.sharp) == (12, None)
+
+
+class TestIndexErrors:
+    def test_no_split(self, real_store):
+        assert message(real_store, 'test') == (
+            f"the clip store {real_store} has no split 'test', only train. Convert it: see "
+            'docs/clip_store.md.'
+        )
+
+    def test_conversion_did_not_end(self, real_store):
+        change_index(real_store, lambda index: index['splits']['train'].update(complete=False))
+        assert message(real_store) == (
+            f"the clip store {real_store} holds only part of split 'train': its conversion did not "
+            'end. Run the same conversion again; it goes on.'
+        )
+
+    def test_other_layout(self, real_store):
+        assert message(real_store, layout='dvd') == (
+            f'the clip store {real_store} was made from the gopro layout with no layout_args; '
+            'asked for is dvd with no layout_args. Change what you ask for, or convert anew into '
+            'another folder.'
+        )
+
+    def test_other_layout_args(self, real_store):
+        found = message(real_store, blur='blur_gamma')
+        assert "gopro layout with no layout_args; asked for is gopro with {'blur': 'blur_" in found
+
+    def test_unpaired(self, real_store, clip):
+        entry = write_clip(replace(clip, sharp=None), real_store / 'train' / 'gopro_walk_a.npy')
+        change_index(
+            real_store,
+            lambda index: index['splits']['train']['clips']['gopro_walk_a'].update(entry),
+        )
+        (found,) = load(real_store, paired=False)
+        np.testing.assert_array_equal(
+            map_frame(found.blurry[11]), cv2.imread(clip.blurry[11])[..., ::-1]
+        )
+        assert message(real_store) == (
+            f'clip gopro_walk_a of the clip store {real_store} has no sharp frames'
+        )
+
+    @pytest.mark.parametrize(
+        'text',
+        [
+            '', '{"format": "dblrgan_mm clip', '[]', 'null', '3', '{"splits": {}}',
+            '{"format": "web cache"}', '{"format": "dblrgan_mm clip store, version 2"}',
+        ],
+    )  # fmt: skip
+    def test_index_of_something_else(self, real_store, text):
+        (real_store / 'index.json').write_text(text)
+        found = message(real_store)
+        assert found.startswith(f'{real_store}/index.json is no index of a clip store (')
+        assert found.endswith('). Convert the data set anew.')
+
+    def test_binary_index(self, real_store):
+        (real_store / 'index.json').write_bytes(b'\xff\xfe\x00index')
+        assert f'{real_store}/index.json is no index' in message(real_store)
+
+    def test_index_that_lacks_a_part(self, real_store):
+        text = '{"format": "dblrgan_mm clip store, version 1"}'
+        (real_store / 'index.json').write_text(text)
+        assert f'{real_store}/index.json is no index of a clip store (' in message(real_store)
+
+
+class TestFileErrors:
+    """Each is found when a run starts, and again when a frame is read."""
+
+    END = 'Delete it and run the conversion again.'
+    SIZE = 128 + 2 * 12 * 144 * 254 * 3
+
+    @pytest.fixture
+    def told(self, real_store, file):
+        place = load(real_store)[0].blurry[3]
+
+        def check(at_start: str, at_reading: str | None = None) -> None:
+            assert message(real_store) == f'clip gopro_walk_a: {file} {at_start}'
+            with pytest.raises(ValueError) as caught:  # noqa: PT011  (the callers look at the message)
+                map_frame(place)
+            assert str(caught.value) == f'{file} {at_reading or at_start}'
+
+        return check
+
+    def test_missing(self, file, told):
+        file.unlink()
+        told('is missing from the clip store. Copy it, or run the conversion again.')
+
+    @pytest.mark.parametrize('change', [-1, 1])
+    def test_another_size(self, file, told, change):
+        content = file.read_bytes() + b'x'
+        file.write_bytes(content[: self.SIZE + change])
+        told(
+            f'has {self.SIZE + change} bytes, its header says {self.SIZE}: it was cut off, or '
+            'something was added. Copy it again, or delete it and run the conversion again.'
+        )
+
+    @pytest.mark.parametrize('content', [b'', b'<html>404</html>', b'x' * SIZE])
+    def test_foreign(self, file, real_store, content):
+        file.write_bytes(content)
+        found = message(real_store)
+        assert found.startswith(f'clip gopro_walk_a: {file} is no file of a clip store (')
+        assert found.endswith(f'). {self.END}')
+
+    def test_cut_off_within_the_header(self, file, real_store):
+        file.write_bytes(file.read_bytes()[:100])
+        assert f'{file} is no file of a clip store (' in message(real_store)
+
+    def test_of_another_type(self, file, told):
+        np.save(file, np.zeros((2, 12, 144, 254, 3), np.float16))
+        told(
+            'is no file of a clip store (it holds an array (2, 12, 144, 254, 3) of float16). '
+            f'{self.END}'
+        )
+
+    def test_of_other_axes(self, file, told):
+        np.save(file, np.zeros((24, 144, 254, 3), np.uint8))
+        told(
+            f'is no file of a clip store (it holds an array (24, 144, 254, 3) of uint8). {self.END}'
+        )
+
+    def test_of_fortran_order(self, file, real_store):
+        np.save(file, np.zeros((2, 12, 144, 254, 3), np.uint8, order='F'))
+        assert f'{file} is no file of a clip store (it holds' in message(real_store)
+
+    def test_of_another_clip(self, file, real_store):
+        """It can be read; the index knows that it is another."""
+        np.save(file, np.zeros((2, 11, 144, 254, 3), np.uint8))
+        assert message(real_store) == (
+            f'clip gopro_walk_a: {file} holds an array (2, 11, 144, 254, 3), the index says '
+            f'(2, 12, 144, 254, 3): the file belongs to another store. {self.END}'
+        )
+
+    def test_folder_in_its_place(self, file, real_store):
+        file.unlink()
+        file.mkdir()
+        assert f'clip gopro_walk_a: {file} is no file of a clip store' in message(real_store)
+
+
+class TestMapFrame:
+    def test_writing_to_it_changes_nothing_else(self, real_store, file):
+        before = file.read_bytes()
+        place = load(real_store)[0].sharp[2]
+        frame, other = map_frame(place), map_frame(place)
+        original = other.copy()
+        frame[10:20] = 255 - frame[10:20]
+        cv2.flip(frame, 1, frame)
+        np.testing.assert_array_equal(other, original)
+        np.testing.assert_array_equal(map_frame(place), original)
+        del frame
+        assert file.read_bytes() == before
+
+    def test_read_only_file(self, real_store, file):
+        """A shared store belongs to another user."""
+        file.chmod(0o444)
+        frame = map_frame(load(real_store)[0].blurry[0])
+        frame[:] = 0
+        assert map_frame(load(real_store)[0].blurry[0]).any()
+
+    def test_is_a_plain_array(self, real_store):
+        """Transforms test for ndarray, and a copy of a memmap would stay one."""
+        frame = map_frame(load(real_store)[0].blurry[0])
+        assert type(frame) is np.ndarray
+        assert (frame.shape, frame.dtype) == ((144, 254, 3), np.uint8)
+        assert frame.flags.writeable
+        assert frame.flags.c_contiguous
+
+
+class TestWriteClip:
+    def leftovers(self, folder) -> set[str]:
+        return {path.name for path in folder.rglob('*') if path.is_file()}
+
+    def test_entry(self, clip, tmp_path):
+        frames = []
+        file = tmp_path / 'new' / 'train' / 'a.b.npy'
+        entry = write_clip(clip, file, lambda: frames.append(1))
+        assert entry == dict(
+            frames=[f'{n:06d}' for n in range(47, 59)],
+            shape=[2, 12, 144, 254, 3],
+            sha256=clip_store.sha256(file),
+        )
+        assert len(frames) == 24
+        assert self.leftovers(tmp_path / 'new') == {'a.b.npy'}
+        assert file.stat().st_size == clip_store.stored_bytes(clip)
+
+    @pytest.mark.parametrize(
+        ('spoil', 'told'),
+        [
+            (lambda path: path.write_bytes(path.read_bytes()[:9000]), 'cannot be decoded: trunc'),
+            (lambda path: path.unlink(), 'does not exist'),
+            (lambda path: cv2.imwrite(str(path), cv2.imread(str(path), 0)), 'is a grey image'),
+            (
+                lambda path: cv2.imwrite(str(path), cv2.imread(str(path))[:, :200]),
+                'has 200x144 pixels, the first frame 254x144. Frames of a clip must be of equal',
+            ),
+        ],
+        ids=['truncated', 'missing', 'grey', 'smaller'],
+    )
+    @pytest.mark.parametrize('side', ['blurry', 'sharp'])
+    def test_fault_leaves_the_old_file(self, clip, real_store, file, spoil, told, side):
+        before, names = file.read_bytes(), self.leftovers(real_store)
+        path = getattr(clip, side)[4]
+        spoil(Path(path))
+        with pytest.raises(DatasetError) as caught:
+            write_clip(clip, file)
+        assert str(caught.value).startswith(f'clip gopro_walk_a, frame 000051: {path} {told}')
+        assert file.read_bytes() == before
+        assert self.leftovers(real_store) == names
+
+    @pytest.mark.parametrize('when', ['writing', 'flushing'])
+    def test_full_disk(self, clip, real_store, file, monkeypatch, when):
+        before, names = file.read_bytes(), self.leftovers(real_store)
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, 'No space left on device')
+
+        if when == 'writing':
+            monkeypatch.setattr(clip_store._HashedFile, 'write', full)
+        else:
+            monkeypatch.setattr(clip_store.os, 'fsync', full)
+        with pytest.raises(OSError, match='No space left'):
+            write_clip(clip, file)
+        assert file.read_bytes() == before
+        assert self.leftovers(real_store) == names
+
+    def test_disk_that_returns_other_bytes(self, clip, real_store, file, monkeypatch):
+        before, names = file.read_bytes(), self.leftovers(real_store)
+        honest = clip_store.sha256
+
+        def flip_a_bit_first(part):
+            content = bytearray(part.read_bytes())
+            content[5000] ^= 1
+            part.write_bytes(content)
+            return honest(part)
+
+        monkeypatch.setattr(clip_store, 'sha256', flip_a_bit_first)
+        with pytest.raises(
+            OSError, match='does not hold what was written to it; is the disk sound'
+        ):
+            write_clip(clip, file)
+        assert file.read_bytes() == before
+        assert self.leftovers(real_store) == names
+
+    def test_interrupted(self, clip, real_store, file):
+        before, names = file.read_bytes(), self.leftovers(real_store)
+
+        def interrupt():
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            write_clip(clip, file, interrupt)
+        assert file.read_bytes() == before
+        assert self.leftovers(real_store) == names
+
+    def test_checksum_finds_a_flipped_bit(self, real_store, file):
+        index = clip_store.read_index(real_store)
+        entry = index['splits']['train']['clips']['gopro_walk_a']
+        assert clip_store.sha256(file) == entry['sha256']
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+        assert clip_store.sha256(file) != entry['sha256']
+        assert len(load(real_store)) == 1, 'the size alone does not show it'
+
+    def test_checksum_is_that_of_the_whole_file(self, file):
+        """As docs/clip_store.md says: SHA-256 of the whole file."""
+        assert clip_store.sha256(file) == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+class TestWriteIndex:
+    def test_full_disk_leaves_the_old_index(self, real_store, monkeypatch):
+        before = clip_store.read_index(real_store)
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, 'No space left on device')
+
+        monkeypatch.setattr(clip_store.os, 'fsync', full)
+        with pytest.raises(OSError, match='No space left'):
+            clip_store.write_index(real_store, clip_store.new_index('dvd', {}))
+        assert clip_store.read_index(real_store) == before

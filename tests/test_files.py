@@ -1,0 +1,144 @@
+"""Locks and full disks; the other process is a real one."""
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from dblrgan_mm.errors import UserError
+from dblrgan_mm.files import disk_full_told, require_space, sole_writer
+
+HOLD = """
+import sys
+from pathlib import Path
+from dblrgan_mm.files import sole_writer
+with sole_writer(Path(sys.argv[1])):
+    print('held', flush=True)
+    sys.stdin.readline()
+print('left', flush=True)
+"""
+
+# root may write anywhere
+AS_NOBODY = """
+import os
+from pathlib import Path
+from dblrgan_mm.files import UserError, sole_writer
+if os.geteuid() == 0:
+    os.seteuid(65534)
+try:
+    with sole_writer(Path('.')):
+        print('held')
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path) -> Iterator[subprocess.Popen]:
+    """Another process that holds tmp_path/'out' until a line is written to it."""
+    command = [sys.executable, '-c', HOLD, str(tmp_path / 'out')]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == 'held\n'
+        yield process
+        process.kill()
+
+
+class TestSoleWriter:
+    def refusal(self, folder) -> str:
+        with pytest.raises(UserError) as caught, sole_writer(folder):
+            pass
+        return str(caught.value)
+
+    def test_second_process_is_refused(self, holder, tmp_path):
+        assert self.refusal(tmp_path / 'out') == (
+            f'another process is writing to {tmp_path}/out: wait for it, or choose another folder'
+        )
+        assert holder.poll() is None, 'the first goes on'
+
+    def test_free_when_the_first_has_ended(self, holder, tmp_path):
+        holder.stdin.write('\n')
+        holder.stdin.flush()
+        assert holder.stdout.readline() == 'left\n'
+        with sole_writer(tmp_path / 'out'):
+            pass
+
+    def test_free_after_a_kill(self, holder, tmp_path):
+        holder.kill()
+        assert holder.wait() == -9
+        with sole_writer(tmp_path / 'out'):
+            assert 'another process' in self.refusal(tmp_path / 'out')
+
+    def test_free_after_an_error(self, tmp_path):
+        with pytest.raises(ZeroDivisionError), sole_writer(tmp_path / 'out'):
+            raise ZeroDivisionError
+        with sole_writer(tmp_path / 'out'):
+            pass
+
+    def test_makes_the_folder(self, tmp_path):
+        with sole_writer(tmp_path / 'a' / 'b'):
+            assert (tmp_path / 'a' / 'b').is_dir()
+
+    def test_other_folders_are_free(self, holder, tmp_path):
+        with sole_writer(tmp_path / 'other'):
+            pass
+
+    def test_file_in_place_of_the_folder(self, tmp_path):
+        (tmp_path / 'out').write_text('x')
+        assert self.refusal(tmp_path / 'out') == (
+            f'cannot write to {tmp_path}/out (File exists); choose another folder'
+        )
+
+    def test_folder_without_the_right_to_write(self, tmp_path):
+        folder = tmp_path / 'out'
+        folder.mkdir(mode=0o555)
+        done = subprocess.run(
+            [sys.executable, '-c', AS_NOBODY],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == (
+            f'cannot write to {folder} (Permission denied); choose another folder\n'
+        )
+
+
+class TestRequireSpace:
+    @pytest.fixture(autouse=True)
+    def _free(self, monkeypatch):
+        monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=2_000_000_000))
+
+    def test_enough(self, tmp_path):
+        require_space(tmp_path, 2_000_000_000)
+
+    def test_one_byte_too_few(self, tmp_path):
+        with pytest.raises(UserError) as caught:
+            require_space(tmp_path, 2_000_000_001)
+        assert str(caught.value) == (
+            f'2,000 MB are needed in {tmp_path}, and its disk has 2,000 MB free: make room, or '
+            'choose a folder on another disk'
+        )
+
+
+class TestDiskFullTold:
+    @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT])
+    def test_told(self, tmp_path, number):
+        with pytest.raises(UserError) as caught, disk_full_told(tmp_path):
+            raise OSError(number, os.strerror(number))
+        assert str(caught.value) == (
+            f'the disk of {tmp_path} is full. What is finished there is whole and stays; make room '
+            'and run the same command again to go on'
+        )
+
+    @pytest.mark.parametrize('error', [OSError(errno.EIO, 'Input/output error'), ValueError('x')])
+    def test_other_errors_stay(self, tmp_path, error):
+        with pytest.raises(type(error)) as caught, disk_full_told(tmp_path):
+            raise error
+        assert caught.value is error
