@@ -405,11 +405,12 @@ class TestPatterns:
         assert clip.name == 'test'
         assert below(tmp_path, clip.blurry) == [f'test_{n}.png' for n in range(4)]
 
-    def test_names_with_the_characters_of_patterns(self, tmp_path):
+    @pytest.mark.parametrize(
+        ('split', 'blurry'), [('a[1]', '{split}/(x)+{frame}.png'), ('x', 'a[1]/(x)+{frame}.png')]
+    )
+    def test_names_with_the_characters_of_patterns(self, tmp_path, split, blurry):
         self.write(tmp_path, 'a[1]/(x)+1.png', 'a[1]/(x)+2.png', 'a1/(x)+1.png')
-        (clip,) = load_clips(
-            'patterns', tmp_path, 'a[1]', paired=False, blurry='{split}/(x)+{frame}.png'
-        )
+        (clip,) = load_clips('patterns', tmp_path, split, paired=False, blurry=blurry)
         assert below(tmp_path, clip.blurry) == ['a[1]/(x)+1.png', 'a[1]/(x)+2.png']
 
     def test_sharp_frames_of_a_clip_missing(self, tmp_path, lay_out):

@@ -327,7 +327,7 @@ def make_pair(
     else:
         blur = blur_by_flow(images, [flow.result() for flow in flows], times, light)
     sharp = images[middle]
-    level = [cv2.IMWRITE_PNG_COMPRESSION, 3]  # 9 takes six times as long for 3 % less
+    level = [cv2.IMWRITE_PNG_COMPRESSION, 3]  # 9 takes 4 to 15 times as long for 2 to 10 % less
     blur_png, sharp_png = (cv2.imencode('.png', image, level)[1] for image in (blur, sharp))
     return blur_png.tobytes(), sharp_png.tobytes(), cv2.PSNR(blur, sharp)
 
