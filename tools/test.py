@@ -24,9 +24,6 @@ def main() -> None:
         def after_test_epoch(self, runner, metrics: dict) -> None:
             self.scores = {name: float(value) for name, value in metrics.items()}
 
-    # MMEngine would build the training, and look for its data, only to say at which iteration it is
-    for part in ('train_cfg', 'train_dataloader', 'optim_wrapper', 'param_scheduler'):
-        cfg[part] = None
     if args.amp:
         cfg.test_cfg.fp16 = True
     launch.check_checkpoint(args.checkpoint)

@@ -19,6 +19,7 @@ import numpy as np
 
 from dblrgan_mm.clips.clip import Clip
 from dblrgan_mm.clips.frames import read_frame
+from dblrgan_mm.clips.layouts import with_defaults
 from dblrgan_mm.errors import DatasetError
 
 INDEX = 'index.json'
@@ -238,7 +239,10 @@ def new_index(layout: str, layout_args: dict[str, str]) -> dict:
 
 def require_source(root: Path, index: dict, layout: str, layout_args: dict[str, str]) -> None:
     """Raise a DatasetError unless the store was made from this layout with these arguments."""
-    if (index['layout'], index['layout_args']) != (layout, layout_args):
+    there, asked = index['layout_args'], layout_args
+    if index['layout'] == layout:
+        there, asked = (with_defaults(layout, given) for given in (there, asked))
+    if (index['layout'], there) != (layout, asked):
         raise DatasetError(
             f'the clip store {root.resolve()} was made from the {index["layout"]} layout with '
             f'{index["layout_args"] or "no layout_args"}; asked for is {layout} with '

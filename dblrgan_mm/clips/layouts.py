@@ -97,6 +97,13 @@ def find_clips(
     return found
 
 
+def with_defaults(layout: str, layout_args: dict[str, str]) -> dict[str, str]:
+    """The arguments of a layout, those that are not given included."""
+    parameters = list(inspect.signature(LAYOUTS[layout].find).parameters.values())[3:]
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return {**defaults, **layout_args}
+
+
 def gopro(root: Path, split: str, paired: bool, blur: str = 'blur') -> Iterator[ClipFiles]:
     """GOPRO_Large (Nah et al., CVPR 2017): ``<split>/<clip>/{blur,blur_gamma,sharp}/NNNNNN.png``.
 

@@ -84,10 +84,12 @@ class ClipVisualizationHook(Hook):
     ) -> None:
         if mode == 'train':
             return
+        # in a test MMEngine would build the training, data and all, to say its iteration
+        step = 0 if mode == 'test' else runner.iter
         for sample in outputs:
             wanted = mode == 'test' or self._drawn < self.max_clips
             if wanted and sample.metainfo.get('middle_of_clip'):
-                runner.visualizer.add_datasample(sample, step=runner.iter)
+                runner.visualizer.add_datasample(sample, step=step)
                 self._drawn += 1
 
 

@@ -74,6 +74,18 @@ class TestLoad:
         assert (len(clip.blurry), clip.sharp) == (12, None)
 
 
+class TestArguments:
+    @pytest.mark.parametrize('made', [{}, dict(blur='blur')])
+    @pytest.mark.parametrize('asked', [{}, dict(blur='blur')])
+    def test_a_default_may_be_given(self, real_store, made, asked):
+        change_index(real_store, lambda index: index.update(layout_args=made))
+        assert len(load(real_store, **asked)) == 1
+
+    def test_others_are_refused(self, real_store):
+        change_index(real_store, lambda index: index.update(layout_args=dict(blur='blur_gamma')))
+        assert "was made from the gopro layout with {'blur': 'blur_gamma'}" in message(real_store)
+
+
 class TestIndexErrors:
     def test_no_split(self, real_store):
         assert message(real_store, 'test') == (
