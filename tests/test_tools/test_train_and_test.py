@@ -74,7 +74,7 @@ class TestTrainArguments:
 
     def train(self, work_dir, text: str, *arguments) -> SimpleNamespace:
         config = work_dir.parent / 'config.py'
-        config.write_text(text)
+        config.write_text(f'train_cfg = dict()\n{text}')
         return call('train', config, '--work-dir', work_dir, *arguments)
 
     def resumed(self, cfg) -> str | None:
