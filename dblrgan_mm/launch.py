@@ -64,6 +64,11 @@ def layout_parser(description: str) -> argparse.ArgumentParser:
                     parser.error(f'{option_string} takes KEY=VALUE, got {pair!r}')
             setattr(namespace, self.dest, dict(pair.split('=', 1) for pair in values))
 
+    def positive(text: str) -> int:
+        if int(text) < 1:
+            raise argparse.ArgumentTypeError(f'must be at least 1, got {text}')
+        return int(text)
+
     parser = argparse.ArgumentParser(description=description)
     add = parser.add_argument
     add('layout', metavar='LAYOUT', choices=LAYOUTS, help=f'one of {", ".join(LAYOUTS)}')
@@ -72,7 +77,7 @@ def layout_parser(description: str) -> argparse.ArgumentParser:
     add('--layout-args', nargs='+', action=KeyValue, default={}, metavar='KEY=VALUE',
         help='arguments of the layout, e.g. blur=blur_gamma')  # fmt: skip
     add('--unpaired', action='store_true', help='look for no sharp frames')
-    add('--workers', type=int, default=os.cpu_count(), metavar='N',
+    add('--workers', type=positive, default=os.cpu_count(), metavar='N',
         help='threads (default: one a processor)')  # fmt: skip
     return parser
 

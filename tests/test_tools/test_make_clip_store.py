@@ -354,6 +354,21 @@ class TestRefused:
         )
         assert not [name for name in files(store) if name != 'index.json']
 
+    def test_sharp_frames_are_not_lost(self, convert, store, real_copy):
+        convert('--split', 'train', root=real_copy)
+        before = files(store)
+        assert error(convert('--split', 'train', '--unpaired', root=real_copy)) == (
+            f'{store} holds the sharp frames of clip gopro_walk_a, which would be lost; choose '
+            'another folder, or leave out --unpaired'
+        )
+        assert files(store) == before
+
+    @pytest.mark.parametrize('workers', ['0', '-1'])
+    def test_no_workers(self, convert, store, real_copy, workers):
+        done = convert('--split', 'train', '--workers', workers, root=real_copy)
+        assert done.code == 2
+        assert f'--workers: must be at least 1, got {workers}' in done.err
+
     def test_other_layout_args(self, convert, store, real_copy):
         convert('--split', 'train', root=real_copy)
         clip = real_copy / 'train' / 'gopro_walk_a'

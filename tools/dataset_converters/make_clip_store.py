@@ -57,6 +57,13 @@ def convert(store: Path, index: dict, clips: dict[str, list[Clip]], workers: int
                 f'{store.resolve()} holds a clip {min(strangers)} in split {split!r} that this '
                 'data set lacks; choose another folder'
             )
+        for clip in found:
+            entry = part['clips'].get(clip.name)
+            if entry and entry['shape'][0] == 2 and not clip.sharp:
+                raise UserError(
+                    f'{store.resolve()} holds the sharp frames of clip {clip.name}, which would be '
+                    'lost; choose another folder, or leave out --unpaired'
+                )
         todo += [(split, clip) for clip in found if not is_done(store, part, clip)]
     done = sum(map(len, clips.values())) - len(todo)
     files.require_space(store, sum(clip_store.stored_bytes(clip) for _, clip in todo))
@@ -93,7 +100,7 @@ def is_done(store: Path, part: dict, clip: Clip) -> bool:
     entry = part['clips'].get(clip.name)
     if entry is None or entry['frames'] != list(clip.frames):
         return False
-    if entry['shape'][0] != (2 if clip.sharp else 1):
+    if clip.sharp and entry['shape'][0] == 1:
         return False
     try:
         clip_store.map_frame(f'{store / entry["file"]}#blurry.0', tuple(entry['shape']))
