@@ -36,7 +36,7 @@ def apply() -> list[str]:
         if importlib.util.find_spec('mmcv') is None:
             raise ImportError(_INSTALL_MMCV)
         _check_numpy()
-        patches = (_numpy_bool8, _mmcv_ops, _safe_globals)
+        patches = (_numpy_bool8, _mmcv_ops, safe_globals)
         _applied = [patch.__name__.strip('_') for patch in patches if patch()]
     return _applied
 
@@ -175,7 +175,7 @@ def _torchvision_deform(input, offset, mask, weight, bias, stride, padding, dila
     )
 
 
-def _safe_globals() -> bool:
+def safe_globals() -> bool:
     """torch 2.6 loads with ``weights_only=True``, which refuses MMEngine's checkpoints.
 
     They hold log histories (``HistoryBuffer`` over NumPy arrays and scalars): data, no code. Just

@@ -1,0 +1,287 @@
+"""Checkpoints of DBLRNet: what they hold, and writing ones that say what they are."""
+
+import ast
+import hashlib
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dblrgan_mm import __version__
+from dblrgan_mm.errors import UserError
+
+ARGUMENTS = ('num_frames', 'color', 'mid_channels', 'num_blocks', 'norm', 'residual')
+_TAG = re.compile(r'-([0-9a-f]{8})$')  # ends the name of a published file, as torch.hub has it
+
+
+@dataclass
+class Generator:
+    """A trained DBLRNet.
+
+    Attributes:
+        architecture: arguments of ``DBLRNet``.
+        state_dict: its weights, on the CPU.
+        averaged: whether the weights are a training's moving average (EMA).
+        meta: what the checkpoint says of itself, empty where it says nothing.
+    """
+
+    architecture: dict[str, Any]
+    state_dict: dict[str, torch.Tensor]
+    averaged: bool = False
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def load_generator(path: str | Path) -> Generator:
+    """Read the generator from a published file, a training's checkpoint or a bare state dict.
+
+    Nothing in the file is executed: it is read with ``weights_only=True``. The architecture is
+    taken from the description in a published file; otherwise from the weights' shapes, and
+    ``residual``, which has no shape, from the config in a training's checkpoint, or from what the
+    network does to a uniform grey clip.
+
+    Raises:
+        UserError: the file is missing, no checkpoint, damaged, would run code, or holds no
+            DBLRNet; says which.
+    """
+    path = Path(path)
+    content = _read(path)
+    meta = content.get('meta') if isinstance(content.get('meta'), dict) else {}
+    stored = content.get('state_dict', content)
+    if not isinstance(stored, dict):
+        raise UserError(f'{path}: its state_dict is no dictionary of weights')
+    state_dict, averaged = _generator_weights(stored)
+    if not state_dict:
+        raise UserError(
+            f'{path}: holds no DBLRNet (no head.0.weight among its {len(stored)} entries); give a '
+            'checkpoint of DBLRNet or DBLRGAN'
+        )
+    try:
+        architecture = infer_architecture(state_dict)
+    except (KeyError, ValueError, AttributeError, IndexError) as error:
+        raise UserError(
+            f'{path}: its weights are not those of a whole DBLRNet: {error}; give a checkpoint of '
+            'DBLRNet or DBLRGAN'
+        ) from error
+    for name, weight in state_dict.items():
+        if not weight.isfinite().all():
+            raise UserError(
+                f'{path}: {name} holds values that are no finite numbers: the training diverged, '
+                'or the file is damaged; take another checkpoint'
+            )
+    described = meta.get('architecture')
+    if described is None:
+        residual = _residual_in_config(meta.get('cfg'))
+        architecture['residual'] = _is_residual(state_dict) if residual is None else residual
+    else:
+        if not isinstance(described, dict) or not isinstance(described.get('residual'), bool):
+            raise UserError(f'{path}: its description of the architecture cannot be read')
+        architecture['residual'] = described['residual']
+    return Generator(architecture, state_dict, averaged, meta)
+
+
+def publish(
+    generator: Generator, target: Path, training_data: str, metric: str, **meta: Any
+) -> Path:
+    """Write a generator with its description.
+
+    The weights' names begin with 'generator.', so that the file also serves as ``load_from`` or
+    checkpoint of a test, and as ``init_cfg=dict(type='Pretrained', prefix='generator.', ...)``.
+
+    Args:
+        generator: as loaded.
+        target: the file's name, to which the first 8 digits of its SHA-256 are added.
+        training_data: what it was trained on.
+        metric: what it reached, on what.
+        **meta: further plain values for the description.
+
+    Returns:
+        The file, '<stem>-<8 hexadecimal digits>.pth'.
+    """
+    description = dict(
+        architecture=dict(type='DBLRNet', **generator.architecture),
+        training_data=training_data,
+        metric=metric,
+        averaged=generator.averaged,
+        dblrgan_mm_version=__version__,
+        **meta,
+    )
+    weights = {f'generator.{k}': v.contiguous().clone() for k, v in generator.state_dict.items()}
+    part = target.with_name(target.name + '.part')
+    try:
+        torch.save(dict(meta=description, state_dict=weights), part)
+        final = target.with_name(f'{target.stem}-{_sha256(part)[:8]}.pth')
+        part.replace(final)
+    finally:
+        part.unlink(missing_ok=True)
+    return final
+
+
+def infer_architecture(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """``DBLRNet``'s arguments from the shapes of its weights, all but ``residual``.
+
+    Raises:
+        ValueError: a weight is missing, unknown, or of a shape that contradicts the others.
+    """
+    t1, t2 = (_shape(state_dict, f'head.{i}.weight', 5)[2] for i in (0, 2))
+    channels = _shape(state_dict, 'head.0.weight', 5)[1]
+    mid = _shape(state_dict, 'head.2.weight', 5)[0]
+    frames = t1 + t2 - 1
+    if channels not in (1, 3) or frames % 2 == 0 or t1 != min(3, frames) or mid < 4 or mid % 4:
+        raise ValueError(
+            f'{channels} channel(s), {frames} frames and {mid} maps are none that DBLRNet has'
+        )
+    numbers = [int(m[1]) for key in state_dict if (m := re.match(r'body\.(\d{1,6})\.', key))]
+    blocks = max(numbers, default=-1) + 1
+    norm = 'BN' if any('.norm' in key for key in state_dict) else None
+    if blocks > len(numbers):
+        raise ValueError(f'of {blocks} residual blocks some are missing')
+
+    wide = 4 * mid
+    convs = {'head.0': (mid // 4, channels, t1, 3, 3), 'head.2': (mid, mid // 4, t2, 3, 3)}
+    for i in range(blocks):
+        convs |= {f'body.{i}.conv{k}': (mid, mid, 3, 3) for k in (1, 2)}
+    for name, shape in zip((0, 2, 4), ((wide, mid), (wide, wide), (channels, wide)), strict=True):
+        convs[f'tail.{name}'] = (*shape, 3, 3)
+    shapes = {f'{name}.weight': shape for name, shape in convs.items()}
+    shapes |= {f'{name}.bias': shape[:1] for name, shape in convs.items()}
+    if norm:
+        for name in [f'body.{i}.norm{k}' for i in range(blocks) for k in (1, 2)]:
+            keys = ('weight', 'bias', 'running_mean', 'running_var')
+            shapes |= {f'{name}.{key}': (mid,) for key in keys}
+    for key, shape in shapes.items():
+        if _shape(state_dict, key, len(shape)) != shape:
+            raise ValueError(f'{key} is {tuple(state_dict[key].shape)}, not {shape}')
+        if not state_dict[key].is_floating_point():
+            raise ValueError(f'{key} is of {state_dict[key].dtype}, not floating')
+    unknown = [k for k in state_dict if k not in shapes and not k.endswith('num_batches_tracked')]
+    if unknown:
+        raise ValueError(f'{unknown[0]} is unknown')
+    return dict(
+        num_frames=frames,
+        color='luma' if channels == 1 else 'rgb',
+        mid_channels=mid,
+        num_blocks=blocks,
+        norm=norm,
+    )
+
+
+def _shape(state_dict: Mapping[str, torch.Tensor], key: str, axes: int) -> tuple[int, ...]:
+    if key not in state_dict:
+        raise ValueError(f'{key} is missing')
+    shape = tuple(state_dict[key].shape)
+    if len(shape) != axes:
+        raise ValueError(f'{key} is {shape}, not of {axes} axes')
+    return shape
+
+
+def _read(path: Path) -> dict:
+    """The content of a file written by ``torch.save``, without executing anything in it."""
+    if not path.is_file():
+        raise UserError(f'no checkpoint {path}; check the path')
+    tag = _TAG.search(path.stem)
+    try:
+        found = _sha256(path) if tag else ''
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror})') from error
+    if tag and not found.startswith(tag[1]):
+        raise UserError(
+            f'{path}: is damaged: its SHA-256 begins with {found[:8]}, not with the {tag[1]} of '
+            'its name; copy it again'
+        )
+    try:
+        content = _load(path)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror or error})') from error
+    except MemoryError as error:
+        raise UserError(f'{path}: does not fit into memory, or is damaged') from error
+    except pickle.UnpicklingError as error:
+        if 'Unsupported' in str(error) or 'not an allowed global' in str(error):
+            names = re.findall(r'GLOBAL ([\w.]+)', str(error))
+            raise UserError(
+                f'{path}: refused, nothing in it was run: it asks to run code'
+                + (f' ({names[0]})' if names else '')
+                + '; a checkpoint needs weights and plain values alone'
+            ) from error
+        raise UserError(f'{path}: not a checkpoint, or damaged; give another one') from error
+    except Exception as error:  # a damaged pickle can raise anything
+        raise UserError(
+            f'{path}: not a checkpoint, or damaged ({type(error).__name__}); give another one'
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f'{path}: holds a {type(content).__name__}, not the weights of a network; give a '
+            'checkpoint of DBLRNet or DBLRGAN'
+        )
+    return content
+
+
+def _load(path: Path) -> Any:
+    def load() -> Any:
+        # mapped: the optimiser's part of a training's checkpoint is never read
+        return torch.load(
+            path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try:
+            return load()
+        except pickle.UnpicklingError as error:
+            if 'HistoryBuffer' not in str(error):
+                raise
+        from dblrgan_mm import compat
+
+        compat.safe_globals()
+        return load()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _generator_weights(stored: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], bool]:
+    """The generator's weights, of its moving average where there is one; {} if there are none."""
+    steps = stored.get('generator_ema.steps')
+    averaged = isinstance(steps, torch.Tensor) and bool(steps > 0)
+    prefixes = ['generator_ema.module.'] * averaged + ['generator.module.', 'generator.', 'module.']
+    for prefix in (*prefixes, ''):
+        if f'{prefix}head.0.weight' in stored:
+            found = {k[len(prefix) :]: v for k, v in stored.items() if k.startswith(prefix)}
+            if all(isinstance(value, torch.Tensor) for value in found.values()):
+                return found, prefix.startswith('generator_ema')
+    return {}, False
+
+
+def _residual_in_config(config: Any) -> bool | None:
+    """``residual`` of the generator in the text of an MMEngine config; None if it tells not.
+
+    The text is parsed, not run.
+    """
+    try:
+        tree = ast.parse(config) if isinstance(config, str) else None
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    for node in ast.walk(tree) if tree else ():
+        if isinstance(node, ast.keyword) and node.arg == 'generator':
+            given = {k.arg: k.value for k in getattr(node.value, 'keywords', ())}
+            kind, residual = given.get('type'), given.get('residual')
+            if isinstance(kind, ast.Constant) and kind.value == 'DBLRNet':
+                return isinstance(residual, ast.Constant) and residual.value is True
+    return None
+
+
+def _is_residual(state_dict: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a network predicts a difference: that of a uniform grey clip is near 0, not 0.5."""
+    from dblrgan_mm.inference.strip_network import StripDBLRNet
+
+    architecture = infer_architecture(state_dict) | dict(residual=True)
+    network = StripDBLRNet(state_dict, architecture)
+    with torch.inference_mode():
+        out = network(torch.full((1, architecture['num_frames'], 3, 33, 33), 0.5))
+    return bool(out.mean() - 0.5 < 0.25)
