@@ -26,6 +26,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['dblrgan_mm', 'dblrgan_mm.*']),
+    package_data={'dblrgan_mm.inference': ['weights/*.pth']},
     python_requires='>=3.10',
     install_requires=requirements(),
     # mmcv-lite is no requirement: it would overwrite a compiled mmcv, which has the same files

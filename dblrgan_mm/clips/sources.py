@@ -4,14 +4,12 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dblrgan_mm.clips.frames import IMAGE_SUFFIXES, read_frame
+from dblrgan_mm.clips.videos import VIDEO_SUFFIXES, Video, to_array
 from dblrgan_mm.errors import UserError
-
-VIDEO_SUFFIXES = ('.mp4', '.mov', '.m4v', '.avi', '.mkv', '.webm', '.mts', '.m2ts', '.ts', '.mpg')
 
 
 def frame_paths(folder: Path) -> list[Path]:
@@ -49,40 +47,15 @@ def decode(source: Path) -> Iterator[tuple[float | None, Callable[[], np.ndarray
         for path in frame_paths(source):
             yield None, functools.partial(load_image, path)
         return
-    import av  # folders do without it
-
-    count = 0
-    first = last = 0.0
-    try:
-        with av.open(str(source)) as container:
-            if not container.streams.video:
-                raise UserError(f'{source}: has no video stream; give a video')
-            stream = container.streams.video[0]
-            stream.thread_type = 'AUTO'
-            for count, frame in enumerate(container.decode(stream), 1):
-                first, last = frame.time if count == 1 else first, frame.time
-                yield frame.time, functools.partial(convert_frame, frame, source, count - 1)
-            interval = 1 / float(stream.average_rate or 25)
-            duration = (container.duration or 0) / 1e6
-            if stream.duration is not None:
-                duration = float(stream.duration * stream.time_base)
-            claimed = stream.frames or round(duration / interval)
-    except av.FFmpegError as error:
-        if count == 0:
-            raise UserError(
-                f'{source}: not a video that can be read ({error.strerror}); give a video or a '
-                'folder of frames'
-            ) from error
+    video = Video(source)
+    for frame in video:
+        if video.faults:
+            break
+        yield frame.time, functools.partial(to_array, frame, 'bgr24')
+    if video.faults:
         raise UserError(
-            f'{source}: cannot be decoded after its first {count} frames ({error.strerror}); copy '
-            'it again, or stay within them with --count'
-        ) from error
-    seconds = count * interval if None in (first, last) else last - first + interval
-    # not the number alone: that counts frames too which an edit list in the file leaves out
-    if count < 0.9 * claimed and seconds < 0.9 * duration:
-        raise UserError(
-            f'{source}: ends after {count} of {claimed} frames; copy it again, or stay within what '
-            'is there with --start and --count'
+            f'{video.faults[0]}; copy it again, or stay within what is there with --start and '
+            '--count'
         )
 
 
@@ -92,13 +65,3 @@ def load_image(path: Path) -> np.ndarray:
         return read_frame(path, 'bgr')
     except ValueError as error:
         raise UserError(str(error)) from error
-
-
-def convert_frame(frame: Any, source: Path, number: int) -> np.ndarray:
-    """Turn a frame of a video upright, uint8 (h, w, 3), BGR."""
-    if frame.is_corrupt:
-        raise UserError(
-            f'{source}: frame {number} is damaged; copy it again, or stay before it with --count'
-        )
-    upright = np.rot90(frame.to_ndarray(format='bgr24'), frame.rotation // 90)
-    return np.ascontiguousarray(upright)

@@ -115,7 +115,7 @@ def publish(
     part = target.with_name(target.name + '.part')
     try:
         torch.save(dict(meta=description, state_dict=weights), part)
-        final = target.with_name(f'{target.stem}-{_sha256(part)[:8]}.pth')
+        final = target.with_name(f'{target.stem}-{sha256(part)[:8]}.pth')
         part.replace(final)
     finally:
         part.unlink(missing_ok=True)
@@ -186,7 +186,7 @@ def _read(path: Path) -> dict:
         raise UserError(f'no checkpoint {path}; check the path')
     tag = _TAG.search(path.stem)
     try:
-        found = _sha256(path) if tag else ''
+        found = sha256(path) if tag else ''
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror})') from error
     if tag and not found.startswith(tag[1]):
@@ -241,7 +241,8 @@ def _load(path: Path) -> Any:
         return load()
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Of a file, hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

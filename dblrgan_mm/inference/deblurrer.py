@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from dblrgan_mm.errors import UserError
-from dblrgan_mm.inference.checkpoint import Generator, load_generator
+from dblrgan_mm.inference.checkpoint import Generator, load_generator, sha256
 from dblrgan_mm.inference.strip_network import StripDBLRNet
 
 logger = logging.getLogger('dblrgan_mm')
@@ -48,6 +48,10 @@ class Deblurrer:
         compile: compile the network with ``torch.compile``, and keep that if it is faster; the
             log says how many frames it takes to pay back the time.
 
+    Attributes:
+        meta: what the checkpoint says of itself.
+        identity: SHA-256 of the checkpoint and the dtype, '' for a network that came otherwise.
+
     Example:
         >>> deblurrer = Deblurrer.from_checkpoint()
         >>> clip = [np.zeros((36, 64, 3), np.uint8)] * 7
@@ -68,6 +72,7 @@ class Deblurrer:
         self.device = torch.device(device)
         self.tile = tile
         self.meta: dict[str, Any] = {}
+        self.identity = ''
         self._compile = compile
 
     @classmethod
@@ -108,10 +113,13 @@ class Deblurrer:
             network = OnnxDBLRNet(path, place)
             deblurrer = cls(network, 'cpu', tile)  # onnxruntime brings frames to the GPU itself
             deblurrer.meta = network.meta
+            deblurrer.identity = sha256(Path(path))
             return deblurrer
-        generator = load_generator(default_checkpoint() if path is None else path)
+        path = default_checkpoint() if path is None else Path(path)
         kind = fastest_dtype(place) if dtype == 'auto' else _DTYPES[dtype]
-        return cls.from_generator(generator, place, kind, tile, compile)
+        deblurrer = cls.from_generator(load_generator(path), place, kind, tile, compile)
+        deblurrer.identity = f'{sha256(path)} {kind}'
+        return deblurrer
 
     @classmethod
     def from_generator(

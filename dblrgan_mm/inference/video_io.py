@@ -1,0 +1,494 @@
+"""Clips to be restored, and the files that restored clips go to: videos, folders, single images."""
+
+import bisect
+import contextlib
+import heapq
+import json
+import shutil
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from dblrgan_mm.clips.frames import IMAGE_SUFFIXES, read_frame
+from dblrgan_mm.clips.sources import frame_paths
+from dblrgan_mm.clips.videos import (
+    VIDEO_SUFFIXES,
+    Format,
+    Video,
+    frame_format,
+    open_container,
+    to_array,
+    video_stream,
+)
+from dblrgan_mm.errors import UserError
+
+CONTAINERS = ('.mp4', '.mkv', '.mov')
+CODECS = {'h264': 'libx264', 'h265': 'libx265', 'ffv1': 'ffv1'}
+SEGMENT = 64  # frames that are encoded into one file, and lost at most when a run ends
+_DEFAULT_CRF = {'h264': 17, 'h265': 19}
+
+
+@dataclass
+class ClipFrame:
+    """A frame of a clip.
+
+    Attributes:
+        image: RGB (h, w, 3), uint8, or uint16 over its full range.
+        pts: time stamp in units of the format's time base.
+        name: of an image file, without its suffix.
+    """
+
+    image: np.ndarray
+    pts: int
+    name: str | None = None
+
+
+class VideoClip:
+    """The frames of a video file, upright, in RGB.
+
+    Args:
+        path: what FFmpeg reads.
+
+    Attributes:
+        format: what the video is like.
+        frames: how many there should be.
+        faults: what was found wrong while reading, one sentence each.
+
+    Raises:
+        UserError: no video, no video stream, or not one frame.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._video = Video(path)
+        with contextlib.closing(iter(self._video)) as frames, open_container(path) as container:
+            first = next(frames)
+            aspect = video_stream(container, path).sample_aspect_ratio
+        self.format = frame_format(first, self._video.rate, aspect or None)
+        self.frames = self._video.frames
+
+    @property
+    def faults(self) -> list[str]:
+        return self._video.faults
+
+    def __iter__(self) -> Iterator[ClipFrame]:
+        """Yield the frames that can be read, in order, with rising time stamps."""
+        size = self.format.width, self.format.height
+        interval = max(1, round(1 / self.format.rate / self.format.time_base))
+        last = None
+        for i, frame in enumerate(self._video):
+            image = to_array(frame, 'rgb24' if self.format.bits == 8 else 'rgb48le')
+            if image.shape[1::-1] != size:
+                self.faults.append(  # which ends the clip
+                    f'{self.path}: frame {i} is {image.shape[1]}x{image.shape[0]}, those before '
+                    f'{size[0]}x{size[1]}: the clip ends there; cut the video at this place and '
+                    'restore the parts one by one'
+                )
+                return
+            pts = frame.pts
+            if last is not None and (pts is None or pts <= last):
+                pts = last + (interval if pts is None else 1)
+            last = pts or 0
+            yield ClipFrame(image, last)
+
+
+class ImageClip:
+    """The images of a folder, in numerical order, or one image; 8-bit colour.
+
+    Args:
+        path: a folder or an image file.
+        rate: frames per second, for a video made of them.
+
+    Raises:
+        UserError: no image there; while reading, one that cannot be read or is of another size.
+    """
+
+    def __init__(self, path: Path, rate: Fraction) -> None:
+        self.path = path
+        self._paths = frame_paths(path) if path.is_dir() else [path]
+        if not self._paths:
+            raise UserError(f'{path}: no images in this folder; give the one that has them')
+        self.faults: list[str] = []
+        self.frames = len(self._paths)
+        height, width = self._read(self._paths[0]).shape[:2]
+        tags = dict(colorspace=1, color_range=1, color_primaries=1, color_trc=1)  # BT.709
+        self.format = Format(
+            width, height, rate, 1 / rate, 8, '420', Fraction(1), tags, False, False
+        )
+
+    @staticmethod
+    def _read(path: Path) -> np.ndarray:
+        try:
+            return read_frame(path, 'rgb')
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def __iter__(self) -> Iterator[ClipFrame]:
+        size = self.format.height, self.format.width
+        for i, path in enumerate(self._paths):
+            image = self._read(path)
+            if image.shape[:2] != size:
+                raise UserError(
+                    f'{path}: {image.shape[1]}x{image.shape[0]}, but the images before it are '
+                    f'{size[1]}x{size[0]}; frames of a clip are of one size'
+                )
+            yield ClipFrame(image, i, path.stem)
+
+
+def open_clip(path: Path, rate: Fraction = Fraction(25)) -> VideoClip | ImageClip:
+    """A clip by its kind: a folder of images, an image file, or a video.
+
+    Args:
+        path: the file or folder.
+        rate: frames per second of images.
+    """
+    if not path.exists():
+        raise UserError(f'{path}: no such file or folder; check the path')
+    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
+        return ImageClip(path, rate)
+    return VideoClip(path)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How frames are encoded: FFmpeg's names of encoder and pixel format, and its options."""
+
+    codec: str
+    pixels: str
+    options: dict[str, str]
+
+
+def choose_encoding(
+    target: Path, given: Format, codec: str | None = None, crf: int | None = None
+) -> Encoding:
+    """Encoder and pixel format for a restored video.
+
+    Chroma sampling and bits are those of the source. What 4:2:0 and 4:2:2 cannot hold, an odd
+    width or height, becomes 4:4:4.
+
+    Args:
+        target: its suffix is the container.
+        given: the format of the frames.
+        codec: 'h264', 'h265', or 'ffv1', which stores RGB without loss. None: H.264, H.265 for
+            more than 8 bits.
+        crf: constant rate factor of H.264 or H.265; less is better and larger.
+
+    Raises:
+        UserError: the container does not take the codec, or the codec the bits or size.
+    """
+    codec = codec or ('h264' if given.bits == 8 else 'h265')
+    if codec == 'ffv1':
+        if target.suffix.lower() != '.mkv':
+            raise UserError(f'{target}: ffv1 is stored in .mkv; choose that suffix')
+        pixels = 'bgr0' if given.bits == 8 else 'gbrp16le'
+        return Encoding('ffv1', pixels, dict(level='3', slicecrc='1'))
+    if given.bits > 10:
+        raise UserError(
+            f'{target}: the source has {given.bits} bits a colour, more than {codec} is written '
+            'with here; choose --codec ffv1 and .mkv'
+        )
+    least = 16 if codec == 'h265' else 1
+    if min(given.width, given.height) < least:
+        raise UserError(
+            f'{target}: {given.width}x{given.height} is too small for {codec}; choose --codec '
+            'ffv1 and .mkv, or a folder of images'
+        )
+    odd = given.width % 2 or (given.chroma == '420' and given.height % 2)
+    pixels = f'yuv{"444" if odd else given.chroma}p' + '10le' * (given.bits > 8)
+    options = dict(crf=str(_DEFAULT_CRF[codec] if crf is None else crf))
+    if codec == 'h265':
+        options['x265-params'] = 'log-level=error'
+    return Encoding(CODECS[codec], pixels, options)
+
+
+class ImageParts:
+    """Restored frames as PNG files in a folder that becomes the target."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / 'frames'
+        self.folder.mkdir(exist_ok=True)
+
+    def finished(self) -> int:
+        """Frames that are there and whole."""
+        return sum(1 for path in self.folder.iterdir() if path.suffix == '.png')
+
+    def write(self, frames: Iterable[ClipFrame]) -> Iterator[int]:
+        """Write frames; yield 1 for each."""
+        for frame in frames:
+            name = frame.name or f'{self.finished():06d}'
+            done, encoded = cv2.imencode('.png', frame.image[..., ::-1])
+            if not done:
+                raise UserError(f'{self.folder}: cannot store {name} as PNG')
+            part = self.folder / f'{name}.part'
+            part.write_bytes(encoded.tobytes())
+            part.replace(self.folder / f'{name}.png')
+            yield 1
+
+    def finish(self, target: Path) -> None:
+        """Put the frames in the target's place: a folder, or one image."""
+        if target.suffix.lower() not in IMAGE_SUFFIXES:
+            if target.is_dir():
+                shutil.rmtree(target)
+            self.folder.rename(target)
+            return
+        (image,) = self.folder.glob('*.png')
+        if target.suffix.lower() != '.png':
+            frame = cv2.imread(str(image))
+            image = image.with_suffix(target.suffix)
+            cv2.imwrite(str(image), frame, [cv2.IMWRITE_JPEG_QUALITY, 97])
+        image.replace(target)
+
+
+class VideoParts:
+    """Restored frames as short encoded videos, which are joined at the end.
+
+    So that a run that was stopped loses at most ``SEGMENT`` frames. They are NUT files, which keep
+    any time base exactly, named '<number>_<frames>_<time stamp of the first>.nut'.
+    """
+
+    def __init__(self, folder: Path, given: Format, encoding: Encoding) -> None:
+        self.folder = folder
+        self.format = given
+        self.encoding = encoding
+
+    def segments(self) -> list[Path]:
+        return sorted(self.folder.glob('[0-9]*.nut'))
+
+    def finished(self) -> int:
+        """Frames in whole segments."""
+        return sum(int(path.stem.split('_')[1]) for path in self.segments())
+
+    def write(self, frames: Iterable[ClipFrame]) -> Iterator[int]:
+        """Encode frames; yield 1 for each."""
+        frames = iter(frames)
+        part = self.folder / 'segment.part'
+        number = len(self.segments())
+        for first in frames:
+            with self._open(part) as (container, stream):
+                count = 0
+                frame: ClipFrame | None = first
+                while frame is not None:
+                    container.mux(stream.encode(self._picture(frame)))
+                    count += 1
+                    yield 1
+                    frame = next(frames, None) if count < SEGMENT else None
+                container.mux(stream.encode(None))
+            part.replace(self.folder / f'{number:06d}_{count}_{first.pts}.nut')
+            number += 1
+
+    @contextlib.contextmanager
+    def _open(self, path: Path) -> Iterator[tuple[Any, Any]]:
+        import av
+
+        encoding, given = self.encoding, self.format
+        try:
+            with av.open(str(path), 'w', format='nut') as container:
+                stream = container.add_stream(
+                    encoding.codec, rate=given.rate, options=encoding.options
+                )
+                stream.width, stream.height = given.width, given.height
+                stream.pix_fmt = encoding.pixels
+                stream.time_base = stream.codec_context.time_base = given.time_base
+                stream.codec_context.sample_aspect_ratio = given.aspect
+                if encoding.codec != 'ffv1':  # which stores RGB
+                    for name, value in given.tags.items():
+                        setattr(stream.codec_context, name, value)
+                yield container, stream
+        except av.FFmpegError as error:
+            if isinstance(error, OSError) and error.errno:
+                raise
+            raise UserError(
+                f'{self.folder}: {encoding.codec} cannot encode {given.width}x{given.height} '
+                f'{encoding.pixels} ({error.strerror}); choose another --codec, or a folder of '
+                'images'
+            ) from error
+
+    def _picture(self, frame: ClipFrame) -> Any:
+        import av
+
+        pixels = 'rgb24' if frame.image.dtype == np.uint8 else 'rgb48le'
+        picture = av.VideoFrame.from_ndarray(frame.image, format=pixels)
+        if self.encoding.codec == 'ffv1':
+            picture = picture.reformat(format=self.encoding.pixels)
+        else:
+            tags = self.format.tags
+            picture = picture.reformat(
+                format=self.encoding.pixels,
+                dst_colorspace=None if tags['colorspace'] == 2 else tags['colorspace'],
+                dst_color_range=tags['color_range'] or 1,
+            )
+        picture.pts, picture.time_base = frame.pts, self.format.time_base
+        return picture
+
+    def finish(self, target: Path, source: Path | None, cut: bool) -> list[str]:
+        """Join the segments with the source's sound and subtitles, and put that in place.
+
+        Args:
+            target: the video.
+            source: the video that sound, subtitles, chapters and titles are copied from.
+            cut: whether only a part of the source was restored. Sound is cut to it, to the
+                nearest packet.
+
+        Returns:
+            What could not be taken over, one sentence each.
+        """
+        import av
+
+        whole = self.folder / f'whole{target.suffix}'
+        times = array('q')  # of the frames in order of decoding
+        for packet in self._packets():
+            times.append(packet.pts)
+        shown = array('q', sorted(times))
+        first = shown[0] if cut else 0
+        base = self.format.time_base
+        interval = max(1, round(1 / self.format.rate / base))
+        end = (shown[-1] + interval) * base
+        # frames are decoded before they are shown: by how many positions at most
+        delay = max(i - bisect.bisect_left(shown, pts) for i, pts in enumerate(times))
+        left_out: list[str] = []
+
+        with contextlib.ExitStack() as stack:
+            segment = stack.enter_context(av.open(str(self.segments()[0])))
+            out = stack.enter_context(av.open(str(whole), 'w'))
+            video = out.add_stream_from_template(segment.streams.video[0])
+            video.time_base = base
+            if self.encoding.codec == 'libx265' and target.suffix != '.mkv':
+                video.codec_tag = 'hvc1'  # players of Apple ask for it
+
+            def pictures() -> Iterator[tuple[float, Any]]:
+                for i, packet in enumerate(self._packets()):
+                    position = bisect.bisect_left(shown, packet.pts)
+                    after = shown[position + 1] if position + 1 < len(shown) else None
+                    packet.duration = (after or packet.pts + interval) - packet.pts
+                    back = delay - i
+                    packet.dts = (shown[0] - back * interval if back > 0 else shown[-back]) - first
+                    packet.pts -= first
+                    packet.time_base = base
+                    packet.stream = video
+                    yield float(packet.dts * base), packet
+
+            flows = [pictures()]
+            if source is not None:
+                given = stack.enter_context(open_container(source))
+                copies = {}
+                original = video_stream(given, source)
+                for stream in given.streams:
+                    if stream.type not in ('audio', 'subtitle'):
+                        if stream is not original:
+                            left_out.append(f'its {stream.type} stream {stream.index}')
+                        continue
+                    if stream.codec_context is None or not takes(out, stream):
+                        left_out.append(
+                            f'its {stream.type} stream {stream.index}, which {target.suffix} '
+                            'cannot hold'
+                        )
+                        continue
+                    copy = out.add_stream_from_template(stream)
+                    copies[stream.index] = copy
+                    _describe(copy, stream)
+                _describe(video, original)
+                technical = ('major_brand', 'minor_version', 'compatible_brands', 'encoder')
+                out.metadata.update(
+                    {k: v for k, v in given.metadata.items() if k.lower() not in technical}
+                )
+                if not cut:
+                    out.set_chapters(given.chapters())
+                span = (float(first * base), float(end)) if cut else None
+                flows.append(_copied(given, copies, span))
+            for _, packet in heapq.merge(*flows, key=lambda item: item[0]):
+                out.mux(packet)
+        whole.replace(target)
+        return left_out
+
+    def _packets(self) -> Iterator[Any]:
+        """The encoded frames of all segments in order, times in the format's time base."""
+        import av
+
+        base, extradata = self.format.time_base, None
+        for path in self.segments():
+            with av.open(str(path)) as container:
+                stream = container.streams.video[0]
+                if extradata is None:
+                    extradata = stream.codec_context.extradata
+                if stream.codec_context.extradata != extradata:
+                    raise UserError(
+                        f'{self.folder}: was begun with another version of the encoder; run '
+                        'again with --overwrite in place of --resume'
+                    )
+                packets = [packet for packet in container.demux(stream) if packet.size]
+                # the muxer moves times so that none is negative
+                shift = int(path.stem.split('_')[2]) - min(
+                    round(packet.pts * packet.time_base / base) for packet in packets
+                )
+                for packet in packets:
+                    packet.pts = round(packet.pts * packet.time_base / base) + shift
+                    yield packet
+
+
+def takes(container: Any, stream: Any) -> bool:
+    """Whether an output container can hold the codec of a stream."""
+    return stream.codec_context.codec.canonical_name in container.supported_codecs
+
+
+def _describe(copy: Any, stream: Any) -> None:
+    """Take over the language, title and disposition of a stream."""
+    wanted = ('language', 'title', 'handler_name')
+    copy.metadata.update({k: v for k, v in stream.metadata.items() if k.lower() in wanted})
+    copy.disposition = stream.disposition
+
+
+def _copied(
+    container: Any, copies: dict[int, Any], span: tuple[float, float] | None
+) -> Iterator[tuple[float, Any]]:
+    """The packets of a source's streams, with the time in seconds that they are sorted by.
+
+    Args:
+        container: the source.
+        copies: the stream that each stream, by its number, goes to.
+        span: seconds that are taken, moved to begin at 0; None: all, where they are.
+    """
+    import av
+
+    if not copies:
+        return
+    try:
+        for packet in container.demux([container.streams[i] for i in copies]):
+            if packet.dts is None or packet.time_base is None:
+                continue
+            if span is not None:
+                time = float((packet.dts if packet.pts is None else packet.pts) * packet.time_base)
+                if not span[0] <= time < span[1]:
+                    continue
+                shift = round(span[0] / packet.time_base)
+                packet.dts -= shift
+                if packet.pts is not None:
+                    packet.pts -= shift
+            time = float(packet.dts * packet.time_base)
+            packet.stream = copies[packet.stream.index]
+            yield time, packet
+    except av.FFmpegError:
+        return  # the end of a damaged file, told when its frames were read
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What the unfinished run in a folder was told to do."""
+    try:
+        return json.loads((folder / 'settings.json').read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return {}
+
+
+def doubled(given: Format) -> Format:
+    """The format of two frames side by side."""
+    return replace(given, width=2 * given.width)
+
+
+def is_video_name(path: Path) -> bool:
+    """Whether a name says that it is a video's."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
