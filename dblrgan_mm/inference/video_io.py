@@ -18,6 +18,7 @@ import numpy as np
 from dblrgan_mm.clips.frames import IMAGE_SUFFIXES, read_frame
 from dblrgan_mm.clips.sources import frame_paths
 from dblrgan_mm.clips.videos import (
+    EXACT,
     VIDEO_SUFFIXES,
     Format,
     Video,
@@ -83,7 +84,7 @@ class VideoClip:
         interval = max(1, round(1 / self.format.rate / self.format.time_base))
         last = None
         for i, frame in enumerate(self._video):
-            image = to_array(frame, 'rgb24' if self.format.bits == 8 else 'rgb48le')
+            image = to_array(frame, 'rgb24' if self.format.bits == 8 else 'rgb48le', EXACT)
             if image.shape[1::-1] != size:
                 self.faults.append(  # which ends the clip
                     f'{self.path}: frame {i} is {image.shape[1]}x{image.shape[0]}, those before '
@@ -322,6 +323,7 @@ class VideoParts:
                 format=self.encoding.pixels,
                 dst_colorspace=None if tags['colorspace'] == 2 else tags['colorspace'],
                 dst_color_range=tags['color_range'] or 1,
+                interpolation=EXACT,
             )
         picture.pts, picture.time_base = frame.pts, self.format.time_base
         return picture
@@ -358,6 +360,7 @@ class VideoParts:
             out = stack.enter_context(av.open(str(whole), 'w'))
             video = out.add_stream_from_template(segment.streams.video[0])
             video.time_base = base
+            video.codec_context.framerate = self.format.rate
             if self.encoding.codec == 'libx265' and target.suffix != '.mkv':
                 video.codec_tag = 'hvc1'  # players of Apple ask for it
 

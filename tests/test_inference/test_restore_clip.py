@@ -1,0 +1,484 @@
+"""Clips from file to file, through a network that gives back the centre frame."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from dblrgan_mm.clips.videos import EXACT
+from dblrgan_mm.errors import UserError
+from dblrgan_mm.inference import Deblurrer
+from dblrgan_mm.inference import restore_clip as module
+from dblrgan_mm.inference.restore_clip import Options, in_thread, restore_clip
+from dblrgan_mm.inference.video_io import SEGMENT, open_clip
+
+
+class Copy:
+    """A network that gives the centre frame of a window of 5."""
+
+    num_frames, default_tile = 5, 1
+
+    def __call__(self, windows, tile):
+        top = 255 if windows.element_size() == 1 else 65535
+        return windows[:, 2].float() / top
+
+
+def copier() -> Deblurrer:
+    return Deblurrer(Copy())
+
+
+def decoded(path, pixels='rgb24'):
+    """Frames and their times in seconds."""
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    return [f.to_ndarray(format=pixels, interpolation=EXACT) for f in frames], [
+        f.time for f in frames
+    ]
+
+
+def packets(path, kind):
+    """Payloads, times and durations in seconds of the first stream of a kind."""
+    with av.open(str(path)) as container:
+        stream = next(s for s in container.streams if s.type == kind)
+        found = [p for p in container.demux(stream) if p.size]
+        base = stream.time_base
+        return (
+            [bytes(p) for p in found],
+            [float(p.pts * base) for p in found],
+            stream.codec_context.name,
+            stream.language,
+        )
+
+
+def psnr(a, b) -> float:
+    return float(10 * np.log10(255**2 / max(1e-9, np.mean((np.float64(a) - b) ** 2))))
+
+
+def assert_same_pictures(found, expected, least=40):
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape
+        assert psnr(a, b) > least
+
+
+class TestVideo:
+    @pytest.mark.parametrize('suffix', ['.mp4', '.mov', '.mkv'])
+    @pytest.mark.parametrize('codec', ['h264', 'h265', 'ffv1'])
+    def test_frames_and_times_stay(self, tmp_path, write_video, walk, suffix, codec):
+        if codec == 'ffv1' and suffix != '.mkv':
+            pytest.skip('ffv1 goes into mkv')
+        source = write_video(tmp_path / 'in.mp4', walk)
+        target = tmp_path / f'out{suffix}'
+        assert restore_clip(source, target, copier(), Options(codec=codec)) == (12, [])
+        frames, times = decoded(target)
+        expected, expected_times = decoded(source)
+        assert_same_pictures(frames, expected, 90 if codec == 'ffv1' else 33)
+        # Matroska rounds times to milliseconds
+        assert np.allclose(times, expected_times, atol=6e-4 if suffix == '.mkv' else 1e-9)
+        with av.open(str(target)) as a, av.open(str(source)) as b:
+            assert abs(a.streams.video[0].average_rate - b.streams.video[0].average_rate) < 0.01
+            assert abs(a.duration - b.duration) <= 1000
+            assert a.metadata['title'] == 'A walk'
+        assert {path.name for path in tmp_path.iterdir()} == {'in.mp4', f'out{suffix}'}
+
+    def test_variable_time_stamps_across_segments(self, tmp_path, write_video, walk):
+        steps = np.random.default_rng(0).integers(1, 3000, 3 * SEGMENT - 5)
+        times = (np.cumsum(steps) - steps[0]).tolist()
+        frames = [walk[i % 12] for i in range(len(times))]
+        source = write_video(tmp_path / 'in.mp4', frames, times=times)
+        count, faults = restore_clip(source, tmp_path / 'out.mp4', copier())
+        assert (count, faults) == (len(times), [])
+        found, at = decoded(tmp_path / 'out.mp4')
+        expected, expected_at = decoded(source)
+        assert at == expected_at
+        assert np.allclose(at, np.array(times) / 30000)
+        assert_same_pictures(found, expected, 33)
+
+    @pytest.mark.parametrize(
+        ('suffix', 'sound', 'subtitles'),
+        [
+            ('.mp4', 'aac', 'mov_text'),
+            ('.mkv', 'libopus', 'subrip'),
+            ('.mov', 'pcm_s16le', None),
+            ('.mkv', 'flac', None),
+        ],
+    )
+    def test_sound_and_subtitles_bit_for_bit(
+        self, tmp_path, write_video, walk, suffix, sound, subtitles
+    ):
+        source = write_video(tmp_path / f'in{suffix}', walk, sound=sound, subtitles=subtitles)
+        restore_clip(source, tmp_path / f'out{suffix}', copier())
+        for kind in ['audio'] + ['subtitle'] * bool(subtitles):
+            found = packets(tmp_path / f'out{suffix}', kind)
+            expected = packets(source, kind)
+            assert found[0] == expected[0]
+            assert np.allclose(found[1], expected[1], atol=1.1e-3)
+            assert found[2:] == expected[2:]
+            assert expected[3] == {'audio': 'fin', 'subtitle': 'deu'}[kind]
+
+    def test_what_the_container_cannot_hold_is_told(self, tmp_path, write_video, walk, caplog):
+        source = write_video(tmp_path / 'in.mkv', walk, sound='aac', subtitles='subrip')
+        restore_clip(source, tmp_path / 'out.mp4', copier())
+        assert packets(tmp_path / 'out.mp4', 'audio')[0] == packets(source, 'audio')[0]
+        assert 'left out its subtitle stream 2, which .mp4 cannot hold' in caplog.text
+
+    def test_part_of_a_clip_with_its_sound(self, tmp_path, write_video, walk):
+        frames = [walk[i % 12] for i in range(90)]
+        source = write_video(tmp_path / 'in.mp4', frames, sound='aac')
+        count, _ = restore_clip(source, tmp_path / 'out.mp4', copier(), Options(start=30, end=75))
+        assert count == 45
+        found, times = decoded(tmp_path / 'out.mp4')
+        assert_same_pictures(found, decoded(source)[0][30:75], 33)
+        assert times[0] == 0
+        payloads, at, *_ = packets(tmp_path / 'out.mp4', 'audio')
+        assert set(payloads) < set(packets(source, 'audio')[0])
+        assert 0 <= at[0] < 0.03
+        assert abs(at[-1] - 45 * 1001 / 30000) < 0.05
+
+    @pytest.mark.parametrize('matrix', [1, 5, 6, 9, 2])
+    @pytest.mark.parametrize('range_', [1, 2])
+    def test_colours_and_their_tags(self, tmp_path, write_video, walk, matrix, range_):
+        tags = dict(colorspace=matrix, color_range=range_, color_primaries=1, color_trc=1)
+        source = write_video(tmp_path / 'in.mp4', walk, tags=tags)
+        restore_clip(source, tmp_path / 'out.mp4', copier(), Options(crf=1))
+        before, after = open_clip(source).format, open_clip(tmp_path / 'out.mp4').format
+        assert before.tags == after.tags
+        assert after.tags['color_range'] == range_
+        assert_same_pictures(decoded(tmp_path / 'out.mp4')[0], decoded(source)[0], 42)
+
+    @pytest.mark.parametrize('pixels', ['yuv422p', 'yuv444p', 'yuv420p10le', 'yuv422p10le'])
+    def test_sampling_and_bits_stay(self, tmp_path, write_video, walk, pixels):
+        fine = [np.uint16(frame) * 257 for frame in walk]
+        source = write_video(tmp_path / 'in.mp4', fine, codec='libx265', pixels=pixels)
+        restore_clip(source, tmp_path / 'out.mp4', copier(), Options(crf=1))
+        with av.open(str(tmp_path / 'out.mp4')) as container:
+            assert container.streams.video[0].pix_fmt == pixels
+            codec = 'hevc' if '10' in pixels else 'h264'
+            assert container.streams.video[0].codec_context.name == codec
+        assert_same_pictures(decoded(tmp_path / 'out.mp4')[0], decoded(source)[0], 40)
+
+    def test_ten_bits_are_not_cut_to_eight(self, tmp_path, write_video, walk):
+        ramp = np.broadcast_to(np.linspace(20000, 24000, 128)[None, :, None], (96, 128, 3))
+        source = write_video(
+            tmp_path / 'in.mp4', [ramp.astype(np.uint16)] * 6, codec='libx265', pixels='yuv420p10le'
+        )
+        restore_clip(source, tmp_path / 'out.mp4', copier(), Options(crf=1))
+        frames, _ = decoded(tmp_path / 'out.mp4', 'gray16le')
+        assert len(np.unique(frames[3][48] >> 6)) > 40  # 15 levels of 8 bits
+
+    def test_more_bits_without_loss(self, tmp_path, write_video, walk):
+        fine = [np.uint16(frame) * 257 for frame in walk]
+        source = write_video(
+            tmp_path / 'in.mkv', fine, codec='ffv1', pixels='gbrp12le', options={'level': '3'}
+        )
+        with pytest.raises(UserError, match='12 bits a colour, more than h265'):
+            restore_clip(source, tmp_path / 'out.mp4', copier())
+        restore_clip(source, tmp_path / 'out.mkv', copier(), Options(codec='ffv1'))
+        found, _ = decoded(tmp_path / 'out.mkv', 'rgb48le')
+        expected, _ = decoded(source, 'rgb48le')
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+    @pytest.mark.parametrize('rotation', [90, 180, 270])
+    def test_turned_clips_come_upright(self, tmp_path, write_video, walk, rotation):
+        source = write_video(tmp_path / 'in.mp4', walk, rotation=rotation, aspect=Fraction(4, 3))
+        restore_clip(source, tmp_path / 'out.mp4', copier())
+        raw, _ = decoded(source)
+        with av.open(str(source)) as container:
+            turn = next(container.decode(video=0)).rotation
+        assert turn % 360 in (rotation, 360 - rotation)
+        with av.open(str(tmp_path / 'out.mp4')) as container:
+            assert next(container.decode(video=0)).rotation == 0
+            aspect = container.streams.video[0].sample_aspect_ratio
+        assert aspect == (Fraction(4, 3) if rotation == 180 else Fraction(3, 4))
+        expected = [np.rot90(frame, turn // 90) for frame in raw]
+        assert_same_pictures(decoded(tmp_path / 'out.mp4')[0], expected, 33)
+
+    @pytest.mark.parametrize('size', [(1, 1), (7, 5), (128, 95), (127, 96), (2, 2)])
+    def test_odd_sizes(self, tmp_path, walk, write_video, size):
+        width, height = size
+        frames = [np.ascontiguousarray(frame[:height, :width]) for frame in walk]
+        source = write_video(
+            tmp_path / 'in.mkv', frames, codec='ffv1', pixels='bgr0', options={'level': '3'}
+        )
+        restore_clip(source, tmp_path / 'out.mp4', copier(), Options(crf=1))
+        found, _ = decoded(tmp_path / 'out.mp4')
+        assert_same_pictures(found, frames, 30)
+
+    def test_side_by_side(self, tmp_path, write_video, walk):
+        source = write_video(tmp_path / 'in.mp4', walk)
+        restore_clip(
+            source, tmp_path / 'out.mkv', copier(), Options(side_by_side=True, codec='ffv1')
+        )
+        found, _ = decoded(tmp_path / 'out.mkv')
+        expected, _ = decoded(source)
+        for a, b in zip(found, expected, strict=True):
+            assert np.array_equal(a, np.concatenate([b, b], axis=1))
+
+    @pytest.mark.parametrize('length', [1, 2, 3, 4])
+    def test_clips_shorter_than_a_window(self, tmp_path, write_video, walk, length):
+        source = write_video(tmp_path / 'in.mp4', walk[:length])
+        assert restore_clip(source, tmp_path / 'out.mp4', copier()) == (length, [])
+        assert len(decoded(tmp_path / 'out.mp4')[0]) == length
+
+    def test_transparency_and_fields_are_told(self, tmp_path, write_video, walk, caplog):
+        source = write_video(
+            tmp_path / 'in.mkv', walk, codec='ffv1', pixels='bgra', options={'level': '3'}
+        )
+        restore_clip(source, tmp_path / 'out.mp4', copier())
+        assert 'transparency is left out' in caplog.text
+
+
+class TestImages:
+    @pytest.fixture
+    def folder(self, tmp_path, walk) -> Path:
+        folder = tmp_path / 'frames'
+        folder.mkdir()
+        for i, frame in enumerate(walk):
+            cv2.imwrite(str(folder / f'shot{i + 95}.png'), frame[..., ::-1])
+        return folder
+
+    def test_folder_to_folder_keeps_names_and_order(self, tmp_path, folder, walk):
+        assert restore_clip(folder, tmp_path / 'out', copier()) == (12, [])
+        assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == sorted(
+            f'shot{i + 95}.png' for i in range(12)
+        )
+        for i, frame in enumerate(walk):
+            image = cv2.imread(str(tmp_path / 'out' / f'shot{i + 95}.png'))[..., ::-1]
+            assert np.array_equal(image, frame)
+
+    def test_folder_to_video_and_back(self, tmp_path, folder, walk):
+        options = Options(codec='ffv1', fps=Fraction(30000, 1001))
+        restore_clip(folder, tmp_path / 'out.mkv', copier(), options)
+        with av.open(str(tmp_path / 'out.mkv')) as container:
+            assert abs(container.streams.video[0].average_rate - 30000 / 1001) < 0.01
+        restore_clip(tmp_path / 'out.mkv', tmp_path / 'back', copier())
+        names = sorted(p.name for p in (tmp_path / 'back').iterdir())
+        assert names == [f'{i:06d}.png' for i in range(12)]
+        for name, frame in zip(names, walk, strict=True):
+            image = cv2.imread(str(tmp_path / 'back' / name))[..., ::-1]
+            assert np.array_equal(image, frame)
+
+    @pytest.mark.parametrize('suffix', ['.png', '.jpg'])
+    def test_one_image(self, tmp_path, folder, walk, suffix):
+        source = folder / 'shot95.png'
+        assert restore_clip(source, tmp_path / f'out{suffix}', copier()) == (1, [])
+        image = cv2.imread(str(tmp_path / f'out{suffix}'))[..., ::-1]
+        assert psnr(image, walk[0]) > (90 if suffix == '.png' else 34)
+
+    def test_image_of_another_size(self, tmp_path, folder):
+        cv2.imwrite(str(folder / 'shot999.png'), np.zeros((9, 9, 3), np.uint8))
+        with pytest.raises(
+            UserError, match=r'shot999.png: 9x9, but the images before it are 128x96'
+        ):
+            restore_clip(folder, tmp_path / 'out', copier())
+        assert not (tmp_path / 'out').exists()
+
+
+class TestStopped:
+    """A run that ends before its time goes on where it was."""
+
+    @staticmethod
+    def stop_after(monkeypatch, count, error=KeyboardInterrupt):
+        original = module.restored_frames
+
+        def stopping(*arguments):
+            for i, frame in enumerate(original(*arguments)):
+                if i == count:
+                    raise error
+                yield frame
+
+        monkeypatch.setattr(module, 'restored_frames', stopping)
+
+    @pytest.mark.parametrize('name', ['out.mp4', 'out.mkv', 'out'])
+    @pytest.mark.parametrize('options', [Options(), Options(start=20, end=180, side_by_side=True)])
+    def test_the_result_is_the_same(self, tmp_path, write_video, walk, monkeypatch, name, options):
+        frames = [walk[i % 12] for i in range(3 * SEGMENT + 10)]
+        source = write_video(tmp_path / 'in.mp4', frames, sound='aac')
+        whole = tmp_path / f'whole{Path(name).suffix}'
+        restore_clip(source, whole, copier(), options)
+        target = tmp_path / name
+        with monkeypatch.context() as patch:
+            self.stop_after(patch, SEGMENT + 20)
+            with pytest.raises(KeyboardInterrupt):
+                restore_clip(source, target, copier(), options)
+        assert not target.exists()
+        with pytest.raises(UserError, match='holds the frames of an unfinished run; --resume'):
+            restore_clip(source, target, copier(), options)
+        begun = []
+        count, _ = restore_clip(
+            source,
+            target,
+            copier(),
+            options,
+            resume=True,
+            progress=lambda total, done: begun.append((total, done)) or (lambda: None),
+        )
+        length = 160 if options.end else 3 * SEGMENT + 10
+        assert count == length
+        assert begun == [(length, SEGMENT + 20 if name == 'out' else SEGMENT)]
+        if name == 'out':
+            found = {p.name: p.read_bytes() for p in target.iterdir()}
+            assert found == {p.name: p.read_bytes() for p in whole.iterdir()}
+        else:
+            assert target.read_bytes() == whole.read_bytes() or name.endswith('mkv')
+            assert packets(target, 'video')[:2] == packets(whole, 'video')[:2]
+            assert packets(target, 'audio')[:2] == packets(whole, 'audio')[:2]
+        assert not target.with_name(f'{name}.part').exists()
+
+    def test_other_arguments_do_not_go_on(self, tmp_path, write_video, walk, monkeypatch):
+        frames = [walk[i % 12] for i in range(SEGMENT + 5)]
+        source = write_video(tmp_path / 'in.mp4', frames)
+        with monkeypatch.context() as patch:
+            self.stop_after(patch, SEGMENT + 2)
+            with pytest.raises(KeyboardInterrupt):
+                restore_clip(source, tmp_path / 'out.mp4', copier())
+        other = Options(crf=30, start=2)
+        with pytest.raises(UserError, match='cannot go on: start and options of the unfinished'):
+            restore_clip(source, tmp_path / 'out.mp4', copier(), other, resume=True)
+        restore_clip(source, tmp_path / 'out.mp4', copier(), other, overwrite=True)
+        assert len(decoded(tmp_path / 'out.mp4')[0]) == SEGMENT + 3
+
+    def test_resume_without_a_beginning_begins(self, tmp_path, write_video, walk):
+        source = write_video(tmp_path / 'in.mp4', walk)
+        assert restore_clip(source, tmp_path / 'out.mp4', copier(), resume=True) == (12, [])
+
+
+class TestDamaged:
+    @pytest.mark.parametrize('part', [0.5, 0.9])
+    def test_what_can_be_read_is_restored(self, tmp_path, write_video, walk, part):
+        frames = [walk[i % 12] for i in range(60)]
+        source = write_video(tmp_path / 'in.mkv', frames, sound='libopus', options={'g': '10'})
+        content = source.read_bytes()
+        source.write_bytes(content[: int(part * len(content))])
+        count, faults = restore_clip(source, tmp_path / 'out.mkv', copier())
+        assert part * 60 - 8 <= count <= part * 60 + 8
+        assert len(faults) >= 1
+        assert str(source) in faults[0]
+        assert len(decoded(tmp_path / 'out.mkv')[0]) == count
+
+    def test_size_that_changes_ends_the_clip(self, tmp_path, write_video, walk):
+        small = [np.ascontiguousarray(frame[::2, ::2]) for frame in walk]
+        parts = [
+            write_video(tmp_path / f'{i}.ts', frames, options={'crf': '1', 'bf': '0'})
+            for i, frames in enumerate((walk, small))
+        ]
+        source = tmp_path / 'in.ts'
+        source.write_bytes(b''.join(part.read_bytes() for part in parts))
+        count, faults = restore_clip(source, tmp_path / 'out.mp4', copier())
+        assert count == 12
+        assert 'frame 12 is 64x48, those before 128x96: the clip ends there' in faults[0]
+
+
+class TestRefused:
+    @pytest.fixture
+    def source(self, tmp_path, write_video, walk) -> Path:
+        return write_video(tmp_path / 'in.mp4', walk, sound='aac')
+
+    @pytest.mark.parametrize(
+        ('name', 'content', 'message'),
+        [
+            ('none.mp4', None, 'no such file or folder'),
+            ('empty.mp4', b'', 'not a video that can be read'),
+            ('text.mp4', b'words, words, words\n' * 99, 'not a video'),
+            ('text.txt', b'words, words, words\n' * 99, 'not a video'),
+            ('noise.mp4', np.random.default_rng(0).bytes(9999), 'not a video'),
+            ('list.m3u8', b'#EXTM3U\n#EXTINF:1,\nin.mp4\n', 'not a video'),
+            ('picture.png', b'no picture', 'cannot be decoded'),
+        ],
+    )
+    def test_no_video(self, tmp_path, source, name, content, message):
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(UserError, match=message) as caught:
+            restore_clip(path, tmp_path / ('out.png' if '.png' in name else 'out.mp4'), copier())
+        assert str(path) in str(caught.value)
+
+    def test_sound_alone(self, tmp_path, source):
+        with av.open(str(source)) as given, av.open(str(tmp_path / 'sound.mp4'), 'w') as out:
+            stream = out.add_stream_from_template(given.streams.audio[0])
+            for packet in given.demux(given.streams.audio[0]):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    out.mux(packet)
+        with pytest.raises(UserError, match=r'sound.mp4: has no video stream; give a video'):
+            restore_clip(tmp_path / 'sound.mp4', tmp_path / 'out.mp4', copier())
+
+    def test_no_frame(self, tmp_path, source):
+        with av.open(str(tmp_path / 'none.mkv'), 'w') as out:
+            stream = out.add_stream('libx264', rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64, 64, 'yuv420p'
+            out.start_encoding()
+        with pytest.raises(UserError, match=r'not one frame can be decoded|not a video'):
+            restore_clip(tmp_path / 'none.mkv', tmp_path / 'out.mp4', copier())
+
+    @pytest.mark.parametrize(
+        ('target', 'message'),
+        [
+            ('in.mp4', 'is the input'),
+            ('nowhere/out.mp4', 'nowhere does not exist; make it first'),
+            ('there.mp4', 'exists; --overwrite replaces it'),
+            ('folder.mp4', 'is a folder'),
+            ('out.avi', 'videos are written as .mp4, .mkv, .mov'),
+            ('out.png', 'a clip does not fit into one image'),
+        ],
+    )
+    def test_target(self, tmp_path, source, target, message):
+        (tmp_path / 'there.mp4').write_bytes(b'precious')
+        (tmp_path / 'folder.mp4').mkdir()
+        with pytest.raises(UserError, match=message):
+            restore_clip(source, tmp_path / target, copier())
+        assert (tmp_path / 'there.mp4').read_bytes() == b'precious'
+
+    def test_folder_of_other_things_is_not_replaced(self, tmp_path, source):
+        (tmp_path / 'papers').mkdir()
+        (tmp_path / 'papers' / 'thesis.tex').touch()
+        with pytest.raises(UserError, match='holds other things than images'):
+            restore_clip(source, tmp_path / 'papers', copier(), overwrite=True)
+        assert (tmp_path / 'papers' / 'thesis.tex').exists()
+
+    def test_start_beyond_the_end(self, tmp_path, source):
+        with pytest.raises(UserError, match='has 12 frames, none from --start 12 on'):
+            restore_clip(source, tmp_path / 'out.mp4', copier(), Options(start=12))
+
+    def test_ffv1_in_mp4(self, tmp_path, source):
+        with pytest.raises(UserError, match=r'ffv1 is stored in .mkv'):
+            restore_clip(source, tmp_path / 'out.mp4', copier(), Options(codec='ffv1'))
+
+    def test_h265_of_a_tiny_frame(self, tmp_path, write_video, walk):
+        source = write_video(tmp_path / 'tiny.mp4', [np.ascontiguousarray(walk[0][:8, :8])])
+        with pytest.raises(UserError, match='8x8 is too small for h265'):
+            restore_clip(source, tmp_path / 'out.mp4', copier(), Options(codec='h265'))
+
+
+class TestInThread:
+    def test_items_in_order(self):
+        assert list(in_thread(range(100))) == list(range(100))
+
+    def test_error_arrives(self):
+        def items():
+            yield 1
+            raise UserError('damaged')
+
+        stream = in_thread(items())
+        assert next(stream) == 1
+        with pytest.raises(UserError, match='damaged'):
+            next(stream)
+
+    def test_closing_ends_the_thread_and_the_source(self):
+        closed = []
+
+        def items():
+            try:
+                while True:
+                    yield 1
+            finally:
+                closed.append(True)
+
+        stream = in_thread(items())
+        next(stream)
+        stream.close()
+        assert closed == [True]

@@ -1,0 +1,130 @@
+"""The strip network computes what DBLRNet computes."""
+
+import pytest
+import torch
+from torch import nn
+
+from dblrgan_mm.inference.strip_network import StripDBLRNet, strips, unit_range
+from dblrgan_mm.models import DBLRNet
+
+VARIANTS = [
+    dict(),
+    dict(color='rgb', num_frames=3),
+    dict(num_frames=1, norm=None),
+    dict(num_frames=7, residual=True),
+    dict(num_blocks=0),
+    dict(color='rgb', norm=None, residual=True, mid_channels=4),
+]
+
+
+def trained(**arguments) -> DBLRNet:
+    """A network whose batch statistics and output are as far from the initial ones as can be."""
+    net = DBLRNet(**dict(mid_channels=16, num_blocks=3) | arguments).eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.normal_(module.bias, 0, 0.2)
+    net.tail[-1].weight.data *= 30
+    return net
+
+
+def strip_network(net: DBLRNet, dtype=torch.float32) -> StripDBLRNet:
+    architecture = dict(num_frames=net.num_frames, color=net.color, residual=net.residual)
+    return StripDBLRNet(net.state_dict(), architecture, dtype)
+
+
+def windows_of(real_clip, net, height, width, count=2) -> torch.Tensor:
+    frames = real_clip['blurry'][..., :height, :width]
+    return torch.stack([frames[i : i + net.num_frames] for i in range(count)])
+
+
+class TestEqualsDBLRNet:
+    @pytest.mark.parametrize('arguments', VARIANTS, ids=str)
+    @pytest.mark.parametrize('size', [(144, 96), (1, 1), (7, 5), (2, 40), (61, 3)])
+    @torch.inference_mode()
+    def test_untiled_and_in_strips(self, real_clip, arguments, size):
+        net = trained(**arguments)
+        windows = windows_of(real_clip, net, *size)
+        expected = net(windows)
+        network = strip_network(net)
+        assert expected.std() > 0.02 or size == (1, 1)  # not all alike
+        for tile in (None, 1, 3, 16, 64, 1000):
+            torch.testing.assert_close(network(windows, tile), expected, rtol=0, atol=1e-5)
+
+    @torch.inference_mode()
+    def test_default_architecture(self, real_clip):
+        net = trained(mid_channels=64, num_blocks=15)
+        windows = windows_of(real_clip, net, 90, 60, count=1)
+        expected = net(windows)
+        network = strip_network(net)
+        assert network.halo == net.halo == 35
+        assert (network(windows) - expected).abs().max() < 1e-5
+        assert (network(windows, 16) - expected).abs().max() < 1e-5
+
+    @torch.inference_mode()
+    def test_half_weights_are_computed_with_the_asked_precision(self, real_clip):
+        net = trained()
+        windows = windows_of(real_clip, net, 64, 64)
+        expected = net(windows)
+        half = strip_network(net.half())
+        assert half.head[0].weight.dtype == torch.float32
+        torch.testing.assert_close(half(windows), expected, rtol=0, atol=5e-3)
+
+    @torch.inference_mode()
+    def test_bfloat16_is_near(self, real_clip):
+        net = trained()
+        windows = windows_of(real_clip, net, 144, 200)
+        error = strip_network(net, torch.bfloat16)(windows, 16) - net(windows)
+        assert 0 < error.square().mean().sqrt() < 4e-3  # a grey level of 255
+
+    @torch.inference_mode()
+    def test_integer_frames_are_taken_over_their_full_range(self, real_clip):
+        net = trained()
+        network = strip_network(net)
+        windows = windows_of(real_clip, net, 40, 30)
+        bytes_ = (windows * 255).round().to(torch.uint8)
+        words = (bytes_.int() * 257).to(torch.uint16)
+        assert torch.equal(unit_range(bytes_), windows)
+        expected = network(windows)
+        torch.testing.assert_close(network(bytes_, 8), expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(network(words, 8), expected, rtol=0, atol=1e-5)
+
+
+def test_the_callers_weights_stay_as_they_are(real_clip):
+    net = trained()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    strip_network(net, torch.bfloat16)
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize(
+    ('height', 'tile', 'halo'), [(1, 1, 5), (100, 7, 35), (36, 1, 35), (9, 9, 0)]
+)
+def test_strips_cover_every_row_once(height, tile, halo):
+    cut = strips(height, tile, halo)
+    assert [row for begin, end in cut for row in range(begin, end)] == list(range(height))
+    assert len(cut) == 1 or cut[0] == (0, tile + halo)
+
+
+@torch.inference_mode()
+def test_memory_of_a_strip_does_not_grow_with_the_height():
+    """The largest tensor, counted in a real pass, is a strip's."""
+    network = strip_network(trained())
+
+    def largest(height: int) -> int:
+        sizes = []
+        hooks = [
+            module.register_forward_hook(lambda m, i, out: sizes.append(out[0].numel()))
+            for module in network.modules()
+            if not list(module.children())
+        ]
+        network(torch.zeros(1, 5, 3, height, 16), tile=8)
+        for hook in hooks:
+            hook.remove()
+        return max(sizes)
+
+    rows = 8 + network.halo + 1
+    assert largest(100) <= network.widest * rows * 16
+    assert largest(400) <= network.widest * rows * 16
