@@ -201,8 +201,8 @@ def _read(path: Path) -> dict:
     except MemoryError as error:
         raise UserError(f'{path}: does not fit into memory, or is damaged') from error
     except pickle.UnpicklingError as error:
-        if 'Unsupported' in str(error) or 'not an allowed global' in str(error):
-            names = re.findall(r'GLOBAL ([\w.]+)', str(error))
+        names = re.findall(r'GLOBAL (\w+(?:\.\w+)+)', str(error))
+        if names or 'unrecognized function' in str(error):
             raise UserError(
                 f'{path}: refused, nothing in it was run: it asks to run code'
                 + (f' ({names[0]})' if names else '')

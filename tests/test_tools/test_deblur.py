@@ -1,0 +1,202 @@
+"""tools/deblur.py, from the command line."""
+
+import subprocess
+import sys
+import time
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from dblrgan_mm.inference import Deblurrer
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch):
+    """Not one of several processes, whoever runs the tests."""
+    for name in ('RANK', 'SLURM_ARRAY_TASK_ID', 'SLURM_PROCID'):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def folder(tmp_path, sample_root):
+    """Five real blurry frames, 96x64."""
+    folder = tmp_path / 'frames'
+    folder.mkdir()
+    blur = sample_root / 'train' / 'gopro_walk_a' / 'blur'
+    for path in sorted(blur.iterdir())[:5]:
+        cv2.imwrite(str(folder / path.name), cv2.imread(str(path))[:64, :96])
+    return folder
+
+
+def frames_of(folder):
+    return [cv2.imread(str(path))[..., ::-1] for path in sorted(folder.iterdir())]
+
+
+@pytest.fixture
+def video(tmp_path, folder, call_tool):
+    assert call_tool('deblur', folder, tmp_path / 'clip.mp4', '--crf', 1).code == 0
+    return tmp_path / 'clip.mp4'
+
+
+class TestOneClip:
+    def test_folder(self, call_tool, folder, tmp_path):
+        result = call_tool('deblur', folder, tmp_path / 'out', '--dtype', 'float32')
+        assert (result.code, result.out) == (0, f'{tmp_path / "out"}: 5 frames restored\n')
+        assert 'weights of the package: trained on the 32 pairs of tests/data' in result.err
+        restored = frames_of(tmp_path / 'out')
+        given = frames_of(folder)
+        expected = Deblurrer.from_checkpoint(device='cpu', dtype='float32')(given)
+        for a, b, blurry in zip(restored, expected, given, strict=True):
+            assert np.array_equal(a, b)
+            assert not np.array_equal(a, blurry)
+
+    def test_video_with_a_part_side_by_side(self, call_tool, video, tmp_path):
+        out = tmp_path / 'out.mkv'
+        result = call_tool(
+            'deblur', video, out, '--side-by-side', '--start', 1, '--end', 4, '--codec', 'ffv1'
+        )
+        assert result.code == 0, result.err
+        with av.open(str(out)) as container:
+            frames = [f.to_ndarray(format='rgb24') for f in container.decode(video=0)]
+        assert [frame.shape for frame in frames] == [(64, 192, 3)] * 3
+
+    def test_neighbours_outside_of_a_part_are_used(self, call_tool, folder, tmp_path):
+        assert call_tool('deblur', folder, tmp_path / 'all').code == 0
+        assert call_tool('deblur', folder, tmp_path / 'part', '--start', 2, '--end', 3).code == 0
+        (part,), whole = frames_of(tmp_path / 'part'), frames_of(tmp_path / 'all')
+        assert np.array_equal(part, whole[2])
+
+    def test_truncated_video(self, call_tool, video, tmp_path):
+        frames = [f for _ in range(8) for f in frames_of(tmp_path / 'frames')]
+        path = tmp_path / 'long.mkv'
+        with av.open(str(path), 'w') as container:
+            stream = container.add_stream('ffv1', rate=25)
+            stream.width, stream.height, stream.pix_fmt = 96, 64, 'bgr0'
+            for frame in frames:
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format='rgb24')
+                container.mux(stream.encode(picture.reformat(format='bgr0')))
+            container.mux(stream.encode())
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        result = call_tool('deblur', path, tmp_path / 'out.mp4')
+        assert result.code == 1
+        count = int(result.out.split(': ')[1].split()[0])
+        assert 17 <= count <= 20
+        assert f'the {count} frames that can be read were restored' in result.err
+        with av.open(str(tmp_path / 'out.mp4')) as container:
+            assert len(list(container.decode(video=0))) == count
+
+    @pytest.mark.parametrize(
+        ('arguments', 'message'),
+        [
+            (('none.mp4', 'out.mp4'), 'none.mp4: no such file or folder; check the path'),
+            (('clip.mp4', 'clip.mp4'), 'is the input'),
+            (('clip.mp4', 'far/away.mp4'), 'does not exist; make it first'),
+            (('clip.mp4', 'out.mp4', '--device', 'cuda:77'), 'there is no device cuda:77'),
+            (('clip.mp4', 'out.mp4', '--checkpoint', 'no.pth'), 'no checkpoint'),
+            (('clip.mp4', 'out.mp4', '--checkpoint', 'clip.mp4'), 'not a checkpoint, or damaged'),
+            (('clip.mp4', 'out.mp4', '--codec', 'ffv1'), 'ffv1 is stored in .mkv'),
+            (('clip.mp4', 'frames', 'out.mp4'), '2 inputs need a folder to go to'),
+            (('frames', 'frames/out'), 'lies in the input'),
+        ],
+    )
+    def test_what_cannot_be(self, call_tool, video, tmp_path, monkeypatch, arguments, message):
+        monkeypatch.chdir(tmp_path)
+        result = call_tool('deblur', *arguments)
+        assert result.code == 1
+        assert result.err.count('error: ') == 1
+        assert message in result.err
+        assert 'Traceback' not in result.err
+        assert not (tmp_path / 'out.mp4').exists()
+
+    @pytest.mark.parametrize(
+        'arguments', [('--tile', 0), ('--start', -1), ('--start', 5, '--end', 5), ('--fps', 0)]
+    )
+    def test_numbers_that_cannot_be(self, call_tool, arguments):
+        assert call_tool('deblur', 'a.mp4', 'b.mp4', *arguments).code == 2
+
+
+class TestManyClips:
+    def test_folder_of_both_kinds(self, call_tool, video, folder, tmp_path):
+        given = tmp_path / 'given'
+        given.mkdir()
+        video.rename(given / 'a.mp4')
+        folder.rename(given / 'b')
+        (given / 'c.avi').write_bytes(b'no video')
+        result = call_tool('deblur', given, tmp_path / 'out')
+        assert result.code == 1
+        assert sorted(p.name for p in (tmp_path / 'out').iterdir() if '.part' not in p.name) == [
+            'a.mp4',
+            'b',
+        ]
+        assert 'c.avi: not a video that can be read' in result.err
+        assert 'error: 1 of 3 inputs failed' in result.err
+        again = call_tool('deblur', given, tmp_path / 'out')
+        assert again.out.count('is there') == 2
+
+    def test_processes_share_them(self, call_tool, video, tmp_path, monkeypatch):
+        given = tmp_path / 'given'
+        given.mkdir()
+        for name in 'abcde':
+            (given / f'{name}.mp4').write_bytes(video.read_bytes())
+        made = []
+        for environment in (
+            dict(RANK=1, WORLD_SIZE=2, LOCAL_RANK=1),
+            dict(SLURM_ARRAY_TASK_ID=5, SLURM_ARRAY_TASK_MIN=5, SLURM_ARRAY_TASK_COUNT=2),
+        ):
+            with monkeypatch.context() as patch:
+                for name, value in environment.items():
+                    patch.setenv(name, str(value))
+                result = call_tool('deblur', given, tmp_path / 'out')
+            assert result.code == 0, result.err
+            made.append(sorted(p.name for p in (tmp_path / 'out').iterdir()))
+        assert made == [['b.mp4', 'd.mp4'], [f'{name}.mp4' for name in 'abcde']]
+
+    def test_same_name_twice(self, call_tool, video, tmp_path):
+        (tmp_path / 'other').mkdir()
+        other = tmp_path / 'other' / 'clip.mp4'
+        other.write_bytes(video.read_bytes())
+        result = call_tool('deblur', video, other, tmp_path / 'out')
+        assert result.code == 1
+        assert 'would both become' in result.err
+
+
+def test_a_stopped_run_goes_on(call_tool, folder, tmp_path, monkeypatch):
+    from dblrgan_mm.inference import restore_clip
+
+    original = restore_clip.restored_frames
+
+    def stopping(*arguments):
+        for i, frame in enumerate(original(*arguments)):
+            if i == 3:
+                raise KeyboardInterrupt
+            yield frame
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restore_clip, 'restored_frames', stopping)
+        result = call_tool('deblur', folder, tmp_path / 'out')
+    assert result.code == 1
+    assert 'the same command with --resume goes on there' in result.err
+    assert not (tmp_path / 'out').exists()
+    assert len(list((tmp_path / 'out.part' / 'frames').iterdir())) == 3
+    assert call_tool('deblur', folder, tmp_path / 'out', '--resume').code == 0
+    assert len(frames_of(tmp_path / 'out')) == 5
+    assert not (tmp_path / 'out.part').exists()
+
+
+def test_help_answers_at_once_and_mmagic_is_not_imported(repo, folder, tmp_path):
+    begin = time.perf_counter()
+    subprocess.run(
+        [sys.executable, repo / 'tools' / 'deblur.py', '--help'], check=True, stdout=subprocess.PIPE
+    )
+    assert time.perf_counter() - begin < 3  # 0.3 s on a quiet machine; torch alone takes 3 s
+    script = (
+        'import runpy, sys\n'
+        f'sys.argv = ["deblur.py", {str(folder)!r}, {str(tmp_path / "out")!r}]\n'
+        f'runpy.run_path({str(repo / "tools" / "deblur.py")!r}, run_name="__main__")\n'
+        'heavy = {"mmagic", "mmengine", "mmcv", "diffusers"} & set(sys.modules)\n'
+        'assert "torch" in sys.modules and not heavy, heavy\n'
+    )
+    subprocess.run([sys.executable, '-c', script], check=True, cwd=repo)
