@@ -30,5 +30,8 @@ setup(
     python_requires='>=3.10',
     install_requires=requirements(),
     # mmcv-lite is no requirement: it would overwrite a compiled mmcv, which has the same files
-    extras_require={'lite': ['mmcv-lite>=2.1,<2.2']},
+    extras_require={
+        'lite': ['mmcv-lite>=2.1,<2.2'],
+        'onnx': ['onnx', 'onnxruntime'],
+    },
 )

@@ -1,0 +1,113 @@
+"""Write a trained DBLRNet as an ONNX file, checked against torch in onnxruntime.
+
+The file takes 'windows' (n, t, 3, h, w), RGB in [0, 1], and gives 'restored' (n, 3, h, w); n, h and
+w may be any.
+"""
+
+import argparse
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dblrgan_mm import files, launch
+from dblrgan_mm.errors import UserError
+
+LIMIT = 1e-4  # of the difference to torch, colours in [0, 1]
+SIZES = ((1, 64, 48), (2, 33, 70), (1, 128, 128))
+
+
+def export(generator: Any, path: Path) -> None:
+    """Write the network and its description."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise UserError('the export needs onnx: pip install "dblrgan_mm[onnx]"') from error
+    import torch
+
+    from dblrgan_mm.inference.onnx_network import INPUT, OUTPUT
+    from dblrgan_mm.inference.strip_network import StripDBLRNet
+
+    network = StripDBLRNet(generator.state_dict, generator.architecture).eval()
+    frames = generator.architecture['num_frames']
+    axes = {3: 'height', 4: 'width'}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        torch.onnx.export(
+            network,
+            (torch.rand(1, frames, 3, 64, 64),),
+            str(path),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_axes={
+                INPUT: {0: 'windows', **axes},
+                OUTPUT: {0: 'windows', 2: 'height', 3: 'width'},
+            },
+            opset_version=17,
+            # the newer exporter fixes the height, and needs 15 times as long
+            dynamo=False,
+        )
+    model = onnx.load(str(path))
+    told = {key: value for key, value in generator.meta.items() if key not in ('cfg', 'config')}
+    told |= dict(architecture=generator.architecture, halo=network.halo)
+    onnx.helper.set_model_props(model, dict(dblrgan_mm=json.dumps(told, default=str)))
+    onnx.save(model, str(path))
+
+
+def largest_difference(generator: Any, path: Path) -> float:
+    """Between torch and onnxruntime, over three sizes, colours in [0, 1]."""
+    import torch
+
+    from dblrgan_mm.inference.onnx_network import OnnxDBLRNet
+    from dblrgan_mm.inference.strip_network import StripDBLRNet
+
+    network = StripDBLRNet(generator.state_dict, generator.architecture)
+    onnx_network = OnnxDBLRNet(path, torch.device('cpu'))
+    differences = []
+    for count, height, width in SIZES:
+        windows = torch.rand(count, network.num_frames, 3, height, width)
+        with torch.inference_mode():
+            differences.append((network(windows) - onnx_network(windows)).abs().max().item())
+    return max(differences)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='as for tools/deblur.py')
+    parser.add_argument('target', metavar='OUT.onnx', type=Path)
+    parser.add_argument('--overwrite', action='store_true', help='replace the file')
+    args = parser.parse_args(argv)
+    target = args.target
+    if target.suffix != '.onnx':
+        raise UserError(f'{target}: must end with .onnx')
+    if not target.parent.is_dir():
+        raise UserError(f'{target}: the folder {target.parent} does not exist; make it first')
+    if target.exists() and not args.overwrite:
+        raise UserError(f'{target}: exists; --overwrite replaces it')
+
+    from dblrgan_mm.inference.checkpoint import load_generator
+
+    generator = load_generator(args.checkpoint)
+    part = target.with_name(f'.{target.stem}.part.onnx')
+    try:
+        with files.disk_full_told(target.parent):
+            export(generator, part)
+            difference = largest_difference(generator, part)
+            if not difference <= LIMIT:
+                raise UserError(
+                    f'{target}: onnxruntime differs from torch by {difference:.1e}, more than '
+                    f'{LIMIT:.0e}: not written; try another version of onnxruntime'
+                )
+            part.replace(target)
+    except PermissionError as error:
+        raise UserError(f'{target}: cannot be written ({error.strerror})') from error
+    finally:
+        part.unlink(missing_ok=True)
+    print(f'{target}: differs from torch by {difference:.1e} at most, over {len(SIZES)} sizes')
+
+
+if __name__ == '__main__':
+    launch.run(main)
