@@ -45,17 +45,17 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--dtype', default='auto', choices=('auto', 'float32', 'bfloat16', 'float16'),
         help='of the convolutions (default: the fastest that the device has)')  # fmt: skip
     add('--tile', type=int, metavar='ROWS',
-        help='rows computed at once; changes memory, not the result (default: by itself)')  # fmt: skip
+        help='rows computed at once: memory, not the result (default: by itself)')  # fmt: skip
     add('--compile', action='store_true', help='compile the network, and say whether it pays')
     add('--side-by-side', action='store_true', help='blurry frame | restored frame')
     add('--start', type=natural, default=0, metavar='N', help='first frame, counted from 0')
     add('--end', type=natural, metavar='N', help='frame after the last one (default: all)')
     add('--codec', choices=('h264', 'h265', 'ffv1'),
-        help='of a video (default: h264, and h265 for 10 bits); ffv1 is lossless, in .mkv')  # fmt: skip
+        help='of a video (default: h264; h265 for 10 bits); ffv1: lossless .mkv')  # fmt: skip
     add('--crf', type=natural, metavar='N',
         help='quality of h264 (default 17) or h265 (19); less is better')  # fmt: skip
     add('--fps', type=rate, default=Fraction(25), metavar='RATE',
-        help='frames per second of images that become a video (25); 30000/1001 is one, too')  # fmt: skip
+        help='frames per second of images that become a video (25), or 30000/1001')  # fmt: skip
     add('--overwrite', action='store_true', help='replace outputs, and begin unfinished ones anew')
     add('--resume', action='store_true', help='go on where a run that was stopped was')
     args = parser.parse_args(argv)

@@ -2,6 +2,8 @@
 
 import ast
 import hashlib
+import io
+import os
 import pickle
 import re
 import warnings
@@ -51,6 +53,17 @@ def load_generator(path: str | Path) -> Generator:
     """
     path = Path(path)
     content = _read(path)
+    try:
+        return _interpret(content, path)
+    except (RuntimeError, MemoryError) as error:  # sizes too large, unheard-of kinds of tensors
+        raise UserError(
+            f'{path}: its weights cannot be used, it is damaged or no checkpoint of DBLRNet; give '
+            'another one'
+        ) from error
+
+
+def _interpret(content: dict, path: Path) -> Generator:
+    """The generator in the content of a file; what :func:`load_generator` does after reading."""
     meta = content.get('meta') if isinstance(content.get('meta'), dict) else {}
     stored = content.get('state_dict', content)
     if not isinstance(stored, dict):
@@ -82,6 +95,7 @@ def load_generator(path: str | Path) -> Generator:
         if not isinstance(described, dict) or not isinstance(described.get('residual'), bool):
             raise UserError(f'{path}: its description of the architecture cannot be read')
         architecture['residual'] = described['residual']
+        averaged = averaged or meta.get('averaged') is True
     return Generator(architecture, state_dict, averaged, meta)
 
 
@@ -102,6 +116,9 @@ def publish(
 
     Returns:
         The file, '<stem>-<8 hexadecimal digits>.pth'.
+
+    Raises:
+        UserError: there is such a file already.
     """
     description = dict(
         architecture=dict(type='DBLRNet', **generator.architecture),
@@ -111,11 +128,23 @@ def publish(
         dblrgan_mm_version=__version__,
         **meta,
     )
-    weights = {f'generator.{k}': v.contiguous().clone() for k, v in generator.state_dict.items()}
-    part = target.with_name(target.name + '.part')
+    weights = {
+        f'generator.{k}': v.detach().contiguous().clone() for k, v in generator.state_dict.items()
+    }
+    # into memory first: torch tells a full disk, or one without permission, by no OSError
+    buffer = io.BytesIO()
+    torch.save(dict(meta=description, state_dict=weights), buffer)
+    content = buffer.getvalue()
+    final = target.with_name(f'{target.stem}-{hashlib.sha256(content).hexdigest()[:8]}.pth')
+    if os.path.lexists(final):
+        same = final.is_file() and final.read_bytes() == content
+        raise UserError(
+            f'{final} exists already, '
+            + ('with the same content: nothing to do' if same else 'with other content: remove it')
+        )
+    part = final.with_name(final.name + '.part')
     try:
-        torch.save(dict(meta=description, state_dict=weights), part)
-        final = target.with_name(f'{target.stem}-{sha256(part)[:8]}.pth')
+        part.write_bytes(content)
         part.replace(final)
     finally:
         part.unlink(missing_ok=True)
@@ -182,8 +211,12 @@ def _shape(state_dict: Mapping[str, torch.Tensor], key: str, axes: int) -> tuple
 
 def _read(path: Path) -> dict:
     """The content of a file written by ``torch.save``, without executing anything in it."""
-    if not path.is_file():
-        raise UserError(f'no checkpoint {path}; check the path')
+    if not os.path.isfile(path):
+        raise UserError(
+            f'{path} is a folder; give the file in it'
+            if os.path.isdir(path)
+            else f'no checkpoint {path}; check the path'
+        )
     tag = _TAG.search(path.stem)
     try:
         found = sha256(path) if tag else ''
@@ -249,11 +282,12 @@ def sha256(path: Path) -> str:
 def _generator_weights(stored: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], bool]:
     """The generator's weights, of its moving average where there is one; {} if there are none."""
     steps = stored.get('generator_ema.steps')
-    averaged = isinstance(steps, torch.Tensor) and bool(steps > 0)
+    averaged = isinstance(steps, torch.Tensor) and steps.numel() == 1 and steps.item() != 0
     prefixes = ['generator_ema.module.'] * averaged + ['generator.module.', 'generator.', 'module.']
+    named = {k: v for k, v in stored.items() if isinstance(k, str)}
     for prefix in (*prefixes, ''):
-        if f'{prefix}head.0.weight' in stored:
-            found = {k[len(prefix) :]: v for k, v in stored.items() if k.startswith(prefix)}
+        if f'{prefix}head.0.weight' in named:
+            found = {k[len(prefix) :]: v for k, v in named.items() if k.startswith(prefix)}
             if all(isinstance(value, torch.Tensor) for value in found.values()):
                 return found, prefix.startswith('generator_ema')
     return {}, False

@@ -32,7 +32,8 @@ class StripDBLRNet(nn.Module):
 
     Example:
         >>> net = DBLRNet().eval()
-        >>> strips = StripDBLRNet(net.state_dict(), dict(num_frames=5, color='luma', residual=False))
+        >>> architecture = dict(num_frames=5, color='luma', residual=False)
+        >>> strips = StripDBLRNet(net.state_dict(), architecture)
         >>> strips(torch.zeros(1, 5, 3, 64, 48, dtype=torch.uint8)).shape
         torch.Size([1, 3, 64, 48])
     """
