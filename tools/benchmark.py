@@ -1,4 +1,8 @@
-"""Measure speed. ``data``: samples per second of loading, by each way of keeping the frames."""
+"""Measure speed.
+
+``data``: samples per second of loading, by each way of keeping the frames. ``infer``: frames per
+second of restoring, against a plain loop over the same network.
+"""
 
 import argparse
 import itertools
@@ -35,7 +39,29 @@ def main() -> None:
         '--folder', type=Path, help='where LMDB and store go (default: a temporary one)'
     )
     data.add_argument('--out', type=Path, help='JSON file for the figures')
+    infer = commands.add_parser(
+        'infer',
+        help='restoring',
+        description='Frames per second of a Deblurrer against a loop of DBLRNet in float32 as it '
+        'is trained, without any of its measures. Same machine, same run, same clip, taken by '
+        'turns; and what the pixels lose.',
+    )
+    infer.add_argument('checkpoint', help='as for tools/deblur.py')
+    infer.add_argument('blurry', type=Path, help='folder of blurry frames')
+    infer.add_argument('--sharp', type=Path, help='folder of their sharp frames')
+    infer.add_argument('--size', type=int, nargs=2, metavar=('WIDTH', 'HEIGHT'),
+        help='enlarge the frames that are timed, not those that are scored')  # fmt: skip
+    infer.add_argument('--frames', type=int, default=5, help='that are timed (5)')
+    infer.add_argument('--device', default='auto')
+    infer.add_argument('--repeats', type=int, default=3, help='measurements of each (3)')
+    infer.add_argument('--out', type=Path, help='JSON file for the figures')
     args = parser.parse_args()
+    if args.command == 'infer':
+        result = measure_inference(args)
+        print_inference(result)
+        if args.out:
+            args.out.write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
+        return
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         result = measure_loading(args, Path(folder))
     print_loading(result)
@@ -304,6 +330,118 @@ def machine() -> str:
         f'{os.cpu_count()}-core {platform.machine()}, torch {torch.__version__}, '
         f'OpenCV {cv2.__version__}, Python {platform.python_version()}'
     )
+
+
+def measure_inference(args: argparse.Namespace) -> dict:
+    """Frames per second and PSNR of each way to restore a clip."""
+    import cv2
+    import numpy as np
+    import torch
+
+    from dblrgan_mm.clips.frames import read_frame
+    from dblrgan_mm.clips.sources import frame_paths
+    from dblrgan_mm.inference import Deblurrer
+    from dblrgan_mm.inference.checkpoint import load_generator
+    from dblrgan_mm.inference.deblurrer import fastest_dtype, find_device
+    from dblrgan_mm.models.dblrnet import DBLRNet
+
+    device = find_device(args.device)
+    generator = load_generator(args.checkpoint)
+    plain = DBLRNet(**generator.architecture)
+    plain.load_state_dict(generator.state_dict)
+    plain.to(device).eval()
+
+    @torch.inference_mode()
+    def loop(clip: list) -> list:
+        """A frame at a time, at the clip's ends reflected."""
+        frames = [
+            torch.from_numpy(np.ascontiguousarray(f)).permute(2, 0, 1).to(device).float() / 255
+            for f in clip
+        ]
+        reach = plain.num_frames // 2
+        frames = [*frames[reach:0:-1], *frames, *frames[-2 : -2 - reach : -1]]
+        restored = []
+        for i in range(len(clip)):
+            out = plain(torch.stack(frames[i : i + plain.num_frames])[None])[0]
+            out = out.mul(255).round().clamp(0, 255).byte().permute(1, 2, 0)
+            restored.append(out.cpu().numpy())
+        return restored
+
+    ways = {'plain loop, float32': loop}
+    for dtype in dict.fromkeys((torch.float32, fastest_dtype(device))):
+        deblurrer = Deblurrer.from_generator(generator, device, dtype)
+        name = str(dtype).removeprefix('torch.')
+        ways[f'Deblurrer, {name}'] = lambda clip, deblurrer=deblurrer: list(deblurrer(clip))
+
+    clip = [read_frame(path) for path in frame_paths(args.blurry)]
+    if len(clip) <= plain.num_frames // 2:
+        raise LaunchError(f'{args.blurry}: a clip of at least {plain.num_frames // 2 + 1} frames')
+    restored = {name: way(clip) for name, way in ways.items()}
+    expected = restored['plain loop, float32']
+    largest = {
+        name: max(int(np.abs(np.int16(a) - b).max()) for a, b in zip(out, expected, strict=True))
+        for name, out in restored.items()
+    }
+    psnr = {}
+    if args.sharp:
+        sharp = [read_frame(path) for path in frame_paths(args.sharp)]
+        restored['blurry'] = clip
+        for name, out in restored.items():
+            psnr[name] = statistics.mean(cv2.PSNR(a, b) for a, b in zip(out, sharp, strict=True))
+    timed = clip[: args.frames]
+    if args.size:
+        timed = [cv2.resize(f, args.size, interpolation=cv2.INTER_CUBIC) for f in timed]
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for name, way in ways.items():
+        way(timed[: plain.num_frames])
+    for _ in range(args.repeats):
+        for name, way in ways.items():
+            begin = time.perf_counter()
+            way(timed)
+            seconds[name].append((time.perf_counter() - begin) / len(timed))
+    height, width = timed[0].shape[:2]
+    return dict(
+        checkpoint=Path(args.checkpoint).name,
+        architecture=generator.architecture,
+        machine=machine(),
+        device=str(device) if device.type == 'cpu' else torch.cuda.get_device_name(device),
+        width=width,
+        height=height,
+        frames=len(timed),
+        scored=f'{len(clip)} frames {clip[0].shape[1]}x{clip[0].shape[0]}',
+        seconds=seconds,
+        largest_difference=largest,
+        psnr=psnr,
+    )
+
+
+def print_inference(result: dict) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    print(
+        f'{result["frames"]} frames {result["width"]}x{result["height"]} on {result["device"]}, '
+        f'medians; differences and PSNR over {result["scored"]}.'
+    )
+    table = Table()
+    columns = ('', 's a frame', 'range', 'ratio', 'largest difference of 255', 'PSNR, dB')
+    for name in columns:
+        table.add_column(name, justify='right' if name else 'left')
+    first = statistics.median(result['seconds']['plain loop, float32'])
+    for name, values in result['seconds'].items():
+        middle = statistics.median(values)
+        table.add_row(
+            name,
+            f'{middle:.3f}',
+            f'{min(values):.3f} to {max(values):.3f}',
+            f'{first / middle:.2f}',
+            str(result['largest_difference'][name]),
+            f'{result["psnr"][name]:.3f}' if result['psnr'] else '',
+        )
+    if result['psnr']:
+        table.add_row('blurry', '', '', '', '', f'{result["psnr"]["blurry"]:.3f}')
+    Console(width=110).print(table)
+    print(result['machine'])
 
 
 def print_loading(result: dict) -> None:

@@ -81,3 +81,28 @@ class TestData:
         done = call(tool, CONFIG, '--data-root', tmp_path)
         assert done.code == 1
         assert f'error: no folder {tmp_path / "train"}. See docs/gopro.md.' in done.err
+
+
+def test_inference(call_tool, sample_root, tmp_path):
+    clip = sample_root / 'test' / 'sam2_blocks_carry'
+    weights = next((ROOT / 'dblrgan_mm' / 'inference' / 'weights').glob('*.pth'))
+    result = call_tool(
+        'benchmark', 'infer', weights, clip / 'blur', '--sharp', clip / 'sharp', '--device', 'cpu',
+        '--frames', 3, '--repeats', 1, '--out', tmp_path / 'out.json',
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    figures = json.loads((tmp_path / 'out.json').read_text())
+    assert figures['largest_difference']['Deblurrer, float32'] <= 1
+    psnr = figures['psnr']
+    assert psnr['plain loop, float32'] > psnr['blurry'] + 0.2
+    assert all(abs(psnr[name] - psnr['plain loop, float32']) < 0.05 for name in figures['seconds'])
+    assert 'plain loop, float32' in result.out
+
+
+def test_inference_of_too_short_a_clip(call_tool, sample_root, tmp_path):
+    frame = next((sample_root / 'test' / 'sam2_blocks_carry' / 'blur').iterdir())
+    (tmp_path / '1.png').write_bytes(frame.read_bytes())
+    weights = next((ROOT / 'dblrgan_mm' / 'inference' / 'weights').glob('*.pth'))
+    result = call_tool('benchmark', 'infer', weights, tmp_path, '--device', 'cpu')
+    assert result.code == 1
+    assert 'a clip of at least 3 frames' in result.err
