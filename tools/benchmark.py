@@ -392,7 +392,7 @@ def measure_inference(args: argparse.Namespace) -> dict:
     if args.size:
         timed = [cv2.resize(f, args.size, interpolation=cv2.INTER_CUBIC) for f in timed]
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for name, way in ways.items():
+    for way in ways.values():
         way(timed[: plain.num_frames])
     for _ in range(args.repeats):
         for name, way in ways.items():
