@@ -272,16 +272,28 @@ class VideoParts:
         number = len(self.segments())
         for first in frames:
             with self._open(part) as (container, stream):
-                count = 0
+                count, decoding = 0, first.pts - SEGMENT
                 frame: ClipFrame | None = first
                 while frame is not None:
-                    container.mux(stream.encode(self._picture(frame)))
+                    decoding = self._mux(container, stream.encode(self._picture(frame)), decoding)
                     count += 1
                     yield 1
                     frame = next(frames, None) if count < SEGMENT else None
-                container.mux(stream.encode(None))
+                self._mux(container, stream.encode(None), decoding)
             part.replace(self.folder / f'{number:06d}_{count}_{first.pts}.nut')
             number += 1
+
+    @staticmethod
+    def _mux(container: Any, packets: list[Any], decoding: int) -> int:
+        """Mux with decoding times that count up from ``decoding``; give the next one.
+
+        Those of libx265 are undefined for one or two frames. They only have to rise and to be no
+        later than the frame is shown; ``finish`` sets the final ones.
+        """
+        for packet in packets:
+            packet.dts, decoding = decoding, decoding + 1
+            container.mux(packet)
+        return decoding
 
     @contextlib.contextmanager
     def _open(self, path: Path) -> Iterator[tuple[Any, Any]]:

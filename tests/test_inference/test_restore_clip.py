@@ -13,7 +13,7 @@ from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference import restore_clip as module
 from dblrgan_mm.inference.restore_clip import Options, in_thread, restore_clip
-from dblrgan_mm.inference.video_io import SEGMENT, open_clip
+from dblrgan_mm.inference.video_io import SEGMENT, VideoParts, open_clip
 
 
 class Copy:
@@ -83,6 +83,24 @@ class TestVideo:
             assert abs(a.duration - b.duration) <= 1000
             assert a.metadata['title'] == 'A walk'
         assert {path.name for path in tmp_path.iterdir()} == {'in.mp4', f'out{suffix}'}
+
+    @pytest.mark.parametrize('count', [1, 2, SEGMENT + 2])
+    def test_undefined_decoding_times(self, tmp_path, write_video, walk, count, monkeypatch):
+        # libx265 gives any number for one or two frames; here an impossible one
+        mux = VideoParts._mux
+
+        def spoiled(container, packets, decoding):
+            for packet in packets:
+                packet.dts = 2**60
+            return mux(container, packets, decoding)
+
+        monkeypatch.setattr(VideoParts, '_mux', staticmethod(spoiled))
+        frames = [walk[i % 12] for i in range(count)]
+        source, target = write_video(tmp_path / 'in.mp4', frames), tmp_path / 'out.mp4'
+        assert restore_clip(source, target, copier(), Options(codec='h265')) == (count, [])
+        found, times = decoded(target)
+        assert times == decoded(source)[1]
+        assert_same_pictures(found, frames, 33)
 
     def test_variable_time_stamps_across_segments(self, tmp_path, write_video, walk):
         steps = np.random.default_rng(0).integers(1, 3000, 3 * SEGMENT - 5)
