@@ -25,6 +25,7 @@ from dblrgan_mm.inference.video_io import (
     ClipFrame,
     ImageClip,
     ImageParts,
+    VideoClip,
     VideoParts,
     choose_encoding,
     doubled,
@@ -206,7 +207,7 @@ def _prepare(part: Path, settings: dict[str, Any], overwrite: bool, resume: bool
 
 
 def restored_frames(
-    clip: Iterable[ClipFrame], deblurrer: Deblurrer, options: Options, done: int = 0
+    clip: VideoClip | ImageClip, deblurrer: Deblurrer, options: Options, done: int = 0
 ) -> Iterator[ClipFrame]:
     """The restored frames of a clip from ``options.start + done`` on.
 
@@ -218,23 +219,28 @@ def restored_frames(
     stop = None if options.end is None else options.end + reach
     waiting: deque[ClipFrame] = deque()
 
-    def images() -> Iterator[np.ndarray]:
-        with contextlib.closing(in_thread(itertools.islice(clip, begin, stop))) as frames:
-            for frame in frames:
-                waiting.append(frame)
-                yield frame.image
+    def needed() -> Iterator[ClipFrame]:
+        with contextlib.closing(iter(clip)) as frames:
+            yield from itertools.islice(frames, begin, stop)
+
+    def images(frames: Iterable[ClipFrame]) -> Iterator[np.ndarray]:
+        for frame in frames:
+            waiting.append(frame)
+            yield frame.image
 
     if options.end is not None and first >= options.end:
         return
-    for number, image in enumerate(deblurrer(images()), begin):
-        frame = waiting.popleft()
-        if number < first:
-            continue
-        if options.side_by_side:
-            image = np.concatenate([frame.image, image], axis=1)
-        yield replace(frame, image=image)
-        if number + 1 == options.end:
-            return
+    # closed here, not when they are collected: no thread and no decoder may outlive the run
+    with contextlib.closing(in_thread(needed())) as frames:
+        for number, image in enumerate(deblurrer(images(frames)), begin):
+            frame = waiting.popleft()
+            if number < first:
+                continue
+            if options.side_by_side:
+                image = np.concatenate([frame.image, image], axis=1)
+            yield replace(frame, image=image)
+            if number + 1 == options.end:
+                return
 
 
 def in_thread(items: Iterable[Item], ahead: int = 2) -> Generator[Item, None, None]:
