@@ -327,7 +327,8 @@ def machine() -> str:
     import torch
 
     return (
-        f'{os.cpu_count()}-core {platform.machine()}, torch {torch.__version__}, '
+        f'{os.cpu_count()}-core {platform.machine()} ({torch.backends.cpu.get_cpu_capability()}), '
+        f'torch {torch.__version__}, '
         f'OpenCV {cv2.__version__}, Python {platform.python_version()}'
     )
 
@@ -374,8 +375,9 @@ def measure_inference(args: argparse.Namespace) -> dict:
         ways[f'Deblurrer, {name}'] = lambda clip, deblurrer=deblurrer: list(deblurrer(clip))
 
     clip = [read_frame(path) for path in frame_paths(args.blurry)]
-    if len(clip) <= plain.num_frames // 2:
-        raise LaunchError(f'{args.blurry}: a clip of at least {plain.num_frames // 2 + 1} frames')
+    least = plain.num_frames // 2 + 1
+    if min(len(clip), args.frames) < least:
+        raise LaunchError(f'{args.blurry}, --frames {args.frames}: at least {least} are needed')
     restored = {name: way(clip) for name, way in ways.items()}
     expected = restored['plain loop, float32']
     largest = {

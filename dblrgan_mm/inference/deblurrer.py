@@ -79,8 +79,8 @@ class Deblurrer:
     def from_checkpoint(
         cls,
         path: str | Path | None = None,
-        device: str = 'auto',
-        dtype: str = 'auto',
+        device: str | torch.device = 'auto',
+        dtype: str | torch.dtype = 'auto',
         tile: int | None = None,
         compile: bool = False,
     ) -> 'Deblurrer':
@@ -101,6 +101,7 @@ class Deblurrer:
                 device that is not there.
         """
         place = find_device(device)
+        dtype = str(dtype).removeprefix('torch.')
         if dtype not in ('auto', *_DTYPES):
             raise UserError(f'dtype must be auto, {", ".join(_DTYPES)}; got {dtype!r}')
         if path is not None and Path(path).suffix == '.onnx':
@@ -301,12 +302,13 @@ def _reflected(frames: Iterable[Frame], reach: int) -> Iterator[Frame]:
     yield from list(last)[-2::-1]
 
 
-def find_device(name: str) -> torch.device:
+def find_device(name: str | torch.device) -> torch.device:
     """The device of a name.
 
     Raises:
         UserError: it is not there, or unknown.
     """
+    name = str(name)
     if name == 'auto':
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:

@@ -159,7 +159,7 @@ class TestPackageWeights:
         assert abs(scores['float32'] - scores['bfloat16']) < 0.05
 
     def test_they_say_what_they_are(self):
-        deblurrer = Deblurrer.from_checkpoint(device='cpu', dtype='float32')
+        deblurrer = Deblurrer.from_checkpoint(device=torch.device('cpu'), dtype=torch.float32)
         assert deblurrer.meta['architecture']['type'] == 'DBLRNet'
         assert deblurrer.meta['averaged'] is True
         assert 'tests/data/gopro' in deblurrer.meta['training_data']
