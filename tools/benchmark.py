@@ -377,7 +377,10 @@ def measure_inference(args: argparse.Namespace) -> dict:
     clip = [read_frame(path) for path in frame_paths(args.blurry)]
     least = plain.num_frames // 2 + 1
     if min(len(clip), args.frames) < least:
-        raise LaunchError(f'{args.blurry}, --frames {args.frames}: at least {least} are needed')
+        raise LaunchError(
+            f'{args.blurry}: {len(clip)} frames and --frames {args.frames}: at least {least} are '
+            'needed of each'
+        )
     restored = {name: way(clip) for name, way in ways.items()}
     expected = restored['plain loop, float32']
     largest = {

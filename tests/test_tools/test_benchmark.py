@@ -105,4 +105,4 @@ def test_inference_of_too_short_a_clip(call_tool, sample_root, tmp_path):
     weights = next((ROOT / 'dblrgan_mm' / 'inference' / 'weights').glob('*.pth'))
     result = call_tool('benchmark', 'infer', weights, tmp_path, '--device', 'cpu')
     assert result.code == 1
-    assert 'a clip of at least 3 frames' in result.err
+    assert '1 frames and --frames 5: at least 3 are' in result.err
