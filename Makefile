@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORK_DIR := work_dirs/dblrgan_sample
 
-.PHONY: env train test lint lock clean
+.PHONY: env train test fuzz lint lock clean
 
 env: $(VENV)/.ready
 
@@ -24,6 +24,10 @@ train: env
 
 test: env
 	$(BIN)/python -m pytest --cov=dblrgan_mm --cov-report=term --cov-fail-under=90
+
+# damaged videos and checkpoints by the ten thousand
+fuzz: env
+	$(BIN)/python -m pytest tests/test_inference/test_damaged_files.py --hypothesis-profile=fuzz
 
 lint: env
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from mmengine.registry import init_default_scope
 
 from dblrgan_mm import compat, launch
@@ -24,6 +25,8 @@ compat.apply()  # before a test module imports MMagic
 
 # opt out of a telemetry and update check of albumentations: tests use no network
 os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
+
+settings.register_profile('fuzz', max_examples=10_000)  # make fuzz
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,11 +1,8 @@
 """Clips to be restored, and the files that restored clips go to: videos, folders, single images."""
 
-import bisect
 import contextlib
-import heapq
 import json
 import shutil
-from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -28,6 +25,7 @@ from dblrgan_mm.clips.videos import (
     video_stream,
 )
 from dblrgan_mm.errors import UserError
+from dblrgan_mm.inference.muxing import mux
 
 CONTAINERS = ('.mp4', '.mkv', '.mov')
 CODECS = {'h264': 'libx264', 'h265': 'libx265', 'ffv1': 'ffv1'}
@@ -346,149 +344,15 @@ class VideoParts:
         Args:
             target: the video.
             source: the video that sound, subtitles, chapters and titles are copied from.
-            cut: whether only a part of the source was restored. Sound is cut to it, to the
-                nearest packet.
+            cut: whether only a part of the source was restored.
 
         Returns:
-            What could not be taken over, one sentence each.
+            What could not be taken over, a few words each.
         """
-        import av
-
         whole = self.folder / f'whole{target.suffix}'
-        times = array('q')  # of the frames in order of decoding
-        for packet in self._packets():
-            times.append(packet.pts)
-        shown = array('q', sorted(times))
-        first = shown[0] if cut else 0
-        base = self.format.time_base
-        interval = max(1, round(1 / self.format.rate / base))
-        end = (shown[-1] + interval) * base
-        # frames are decoded before they are shown: by how many positions at most
-        delay = max(i - bisect.bisect_left(shown, pts) for i, pts in enumerate(times))
-        left_out: list[str] = []
-
-        with contextlib.ExitStack() as stack:
-            segment = stack.enter_context(av.open(str(self.segments()[0])))
-            out = stack.enter_context(av.open(str(whole), 'w'))
-            video = out.add_stream_from_template(segment.streams.video[0])
-            video.time_base = base
-            video.codec_context.framerate = self.format.rate
-            if self.encoding.codec == 'libx265' and target.suffix != '.mkv':
-                video.codec_tag = 'hvc1'  # players of Apple ask for it
-
-            def pictures() -> Iterator[tuple[float, Any]]:
-                for i, packet in enumerate(self._packets()):
-                    position = bisect.bisect_left(shown, packet.pts)
-                    after = shown[position + 1] if position + 1 < len(shown) else None
-                    packet.duration = (after or packet.pts + interval) - packet.pts
-                    back = delay - i
-                    packet.dts = (shown[0] - back * interval if back > 0 else shown[-back]) - first
-                    packet.pts -= first
-                    packet.time_base = base
-                    packet.stream = video
-                    yield float(packet.dts * base), packet
-
-            flows = [pictures()]
-            if source is not None:
-                given = stack.enter_context(open_container(source))
-                copies = {}
-                original = video_stream(given, source)
-                for stream in given.streams:
-                    if stream.type not in ('audio', 'subtitle'):
-                        if stream is not original:
-                            left_out.append(f'its {stream.type} stream {stream.index}')
-                        continue
-                    if stream.codec_context is None or not takes(out, stream):
-                        left_out.append(
-                            f'its {stream.type} stream {stream.index}, which {target.suffix} '
-                            'cannot hold'
-                        )
-                        continue
-                    copy = out.add_stream_from_template(stream)
-                    copies[stream.index] = copy
-                    _describe(copy, stream)
-                _describe(video, original)
-                technical = ('major_brand', 'minor_version', 'compatible_brands', 'encoder')
-                out.metadata.update(
-                    {k: v for k, v in given.metadata.items() if k.lower() not in technical}
-                )
-                if not cut:
-                    out.set_chapters(given.chapters())
-                span = (float(first * base), float(end)) if cut else None
-                flows.append(_copied(given, copies, span))
-            for _, packet in heapq.merge(*flows, key=lambda item: item[0]):
-                out.mux(packet)
+        left_out = mux(self.segments(), self.format, whole, source, cut)
         whole.replace(target)
         return left_out
-
-    def _packets(self) -> Iterator[Any]:
-        """The encoded frames of all segments in order, times in the format's time base."""
-        import av
-
-        base, extradata = self.format.time_base, None
-        for path in self.segments():
-            with av.open(str(path)) as container:
-                stream = container.streams.video[0]
-                if extradata is None:
-                    extradata = stream.codec_context.extradata
-                if stream.codec_context.extradata != extradata:
-                    raise UserError(
-                        f'{self.folder}: was begun with another version of the encoder; run '
-                        'again with --overwrite in place of --resume'
-                    )
-                packets = [packet for packet in container.demux(stream) if packet.size]
-                # the muxer moves times so that none is negative
-                shift = int(path.stem.split('_')[2]) - min(
-                    round(packet.pts * packet.time_base / base) for packet in packets
-                )
-                for packet in packets:
-                    packet.pts = round(packet.pts * packet.time_base / base) + shift
-                    yield packet
-
-
-def takes(container: Any, stream: Any) -> bool:
-    """Whether an output container can hold the codec of a stream."""
-    return stream.codec_context.codec.canonical_name in container.supported_codecs
-
-
-def _describe(copy: Any, stream: Any) -> None:
-    """Take over the language, title and disposition of a stream."""
-    wanted = ('language', 'title', 'handler_name')
-    copy.metadata.update({k: v for k, v in stream.metadata.items() if k.lower() in wanted})
-    copy.disposition = stream.disposition
-
-
-def _copied(
-    container: Any, copies: dict[int, Any], span: tuple[float, float] | None
-) -> Iterator[tuple[float, Any]]:
-    """The packets of a source's streams, with the time in seconds that they are sorted by.
-
-    Args:
-        container: the source.
-        copies: the stream that each stream, by its number, goes to.
-        span: seconds that are taken, moved to begin at 0; None: all, where they are.
-    """
-    import av
-
-    if not copies:
-        return
-    try:
-        for packet in container.demux([container.streams[i] for i in copies]):
-            if packet.dts is None or packet.time_base is None:
-                continue
-            if span is not None:
-                time = float((packet.dts if packet.pts is None else packet.pts) * packet.time_base)
-                if not span[0] <= time < span[1]:
-                    continue
-                shift = round(span[0] / packet.time_base)
-                packet.dts -= shift
-                if packet.pts is not None:
-                    packet.pts -= shift
-            time = float(packet.dts * packet.time_base)
-            packet.stream = copies[packet.stream.index]
-            yield time, packet
-    except av.FFmpegError:
-        return  # the end of a damaged file, told when its frames were read
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
