@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,15 +51,39 @@ def require_space(folder: Path, needed: int) -> None:
         )
 
 
+GO_ON = (
+    'What is finished there is whole and stays; make room and run the same command again to go on'
+)
+
+
 @contextlib.contextmanager
-def disk_full_told(folder: Path) -> Iterator[None]:
+def disk_full_told(folder: Path, what_now: str = GO_ON) -> Iterator[None]:
     """Turn the error of a full disk into a :class:`UserError` that says how to go on."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+        raise UserError(f'the disk of {folder.resolve()} is full. {what_now}') from error
+
+
+@contextlib.contextmanager
+def write_faults_told(target: Path, what_now: str) -> Iterator[None]:
+    """The same, and any other error of the operating system, for a command that writes a target."""
+    try:
+        with disk_full_told(target.parent, what_now):
+            yield
+    except OSError as error:
         raise UserError(
-            f'the disk of {folder.resolve()} is full. What is finished there is whole and stays; '
-            'make room and run the same command again to go on'
+            f'{error.filename or target}: {error.strerror or error}; {target} was not written'
         ) from error
+
+
+def put_in_place(part: Path, final: Path) -> None:
+    """Give a finished file its name; even after a power cut what has the name is whole."""
+    descriptor = os.open(part, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    part.replace(final)

@@ -266,16 +266,27 @@ def check_checkpoint(path: str) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command; what its user can mend ends it with one line on stderr and exit code 1."""
+    """Run a command; what its user can mend ends it with one line on stderr and exit code 1.
+
+    Ctrl-C ends it with exit code 130, a closed stdout (``| head``) with 1.
+    """
     try:
         main()
         _leave_group()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # the interpreter would flush again, and fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:
         message = _user_message(error)
         if message is None:
             raise
         print(f'error: {message}', file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print('stopped', file=sys.stderr)
+        sys.exit(130)
 
 
 def _leave_group() -> None:
@@ -287,7 +298,7 @@ def _leave_group() -> None:
 
 
 def _user_message(error: BaseException) -> str | None:
-    """The message of the first of our errors in the chain; None where there is none."""
+    """The message of the error of ours that the chain began with; None where there is none."""
     chain: BaseException | None = error
     found = None
     while chain is not None:

@@ -8,6 +8,7 @@ import argparse
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -30,9 +31,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         return int(text)
 
     def rate(text: str) -> Fraction:
-        if Fraction(text) <= 0:
-            raise argparse.ArgumentTypeError(f'must be above 0, got {text}')
-        return Fraction(text)
+        try:
+            value = Fraction(text).limit_denominator(1_000_000)
+        except ZeroDivisionError:
+            value = Fraction(0)
+        if not 0 < value <= 10_000:
+            raise argparse.ArgumentTypeError(f'must be above 0, at most 10000, got {text}')
+        return value
 
     add = parser.add_argument
     add('inputs', nargs='+', metavar='INPUT', type=Path, help='video, folder of images, or image')
@@ -52,8 +57,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--end', type=natural, metavar='N', help='frame after the last one (default: all)')
     add('--codec', choices=('h264', 'h265', 'ffv1'),
         help='of a video (default: h264; h265 for 10 bits); ffv1: lossless .mkv')  # fmt: skip
-    add('--crf', type=natural, metavar='N',
-        help='quality of h264 (default 17) or h265 (19); less is better')  # fmt: skip
+    add('--crf', type=int, choices=range(52), metavar='N',
+        help='quality of h264 (default 17) or h265 (19), 0 to 51; less is better')  # fmt: skip
     add('--fps', type=rate, default=Fraction(25), metavar='RATE',
         help='frames per second of images that become a video (25), or 30000/1001')  # fmt: skip
     add('--overwrite', action='store_true', help='replace outputs, and begin unfinished ones anew')
@@ -87,6 +92,8 @@ def plan(args: argparse.Namespace) -> tuple[list[tuple[Path, Path]], bool]:
             target = target.with_suffix(suffix if suffix in CONTAINERS else '.mp4')
         elif source.is_file():
             target = target.with_suffix('.png')
+        if target.resolve() == source.resolve():
+            raise UserError(f'{target}: is the input; give another output')
         if target in jobs:
             raise UserError(f'{source} and {jobs[target]} would both become {target}; rename one')
         jobs[target] = source
@@ -94,19 +101,34 @@ def plan(args: argparse.Namespace) -> tuple[list[tuple[Path, Path]], bool]:
 
 
 def place_among_processes() -> tuple[int, int, int]:
-    """Rank, number of processes, and rank on this machine, by torchrun or Slurm."""
+    """Rank, number of processes, and rank on this machine, by torchrun or Slurm.
+
+    Raises:
+        UserError: a Slurm array whose numbers have gaps, so that inputs would be left out.
+    """
     env = os.environ
+
+    def number(name: str, default: int) -> int:
+        return int(env.get(name, default))
+
     if 'RANK' in env and 'WORLD_SIZE' in env:
-        return int(env['RANK']), int(env['WORLD_SIZE']), int(env.get('LOCAL_RANK', 0))
+        return int(env['RANK']), int(env['WORLD_SIZE']), number('LOCAL_RANK', 0)
+    rank, processes = 0, 1
     if 'SLURM_ARRAY_TASK_ID' in env:
-        first, step = (
-            int(env.get(f'SLURM_ARRAY_TASK_{k}', d)) for k, d in (('MIN', 0), ('STEP', 1))
-        )
+        first, step = number('SLURM_ARRAY_TASK_MIN', 0), number('SLURM_ARRAY_TASK_STEP', 1)
         rank = (int(env['SLURM_ARRAY_TASK_ID']) - first) // step
-        return rank, int(env.get('SLURM_ARRAY_TASK_COUNT', rank + 1)), 0
-    if 'SLURM_PROCID' in env and 'SLURM_NTASKS' in env:
-        return int(env['SLURM_PROCID']), int(env['SLURM_NTASKS']), int(env.get('SLURM_LOCALID', 0))
-    return 0, 1, 0
+        processes = number('SLURM_ARRAY_TASK_COUNT', rank + 1)
+        last = number('SLURM_ARRAY_TASK_MAX', first + step * (processes - 1))
+        if (last - first) // step + 1 != processes:
+            raise UserError(
+                'the Slurm array has gaps, so inputs would be left out: give it numbers without '
+                f'any, such as --array=0-{processes - 1}'
+            )
+    # set by srun alone: a batch script is no step, and runs once
+    tasks = number('SLURM_STEP_NUM_TASKS', 1)
+    if tasks > 1:
+        rank = rank * tasks + number('SLURM_PROCID', 0)
+    return rank, processes * tasks, number('SLURM_LOCALID', 0) if tasks > 1 else 0
 
 
 def load(args: argparse.Namespace, local_rank: int, processes: int) -> Any:
@@ -134,6 +156,7 @@ def load(args: argparse.Namespace, local_rank: int, processes: int) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')  # its warnings stand before our messages
     logging.basicConfig(format='%(message)s', level=logging.WARNING)
     logging.getLogger('dblrgan_mm').setLevel(logging.INFO)
     from tqdm import tqdm
@@ -150,6 +173,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f'{args.output}: cannot be made ({error.strerror})') from error
     else:
         check_target(*jobs[0], args.overwrite)
+    if processes > 1:
+        share = len(jobs[rank::processes])
+        print(f'process {rank} of {processes}: {share} of {len(jobs)} inputs')
     jobs = jobs[rank::processes]
     options = Options(args.start, args.end, args.side_by_side, args.codec, args.crf, args.fps)
     failed, deblurrer = [], None
@@ -181,15 +207,20 @@ def main(argv: Sequence[str] | None = None) -> None:
                     progress=progress,
                 )
         except KeyboardInterrupt:
+            begun = target.with_name(target.name + '.part')
+            if not begun.exists():
+                raise
             raise UserError(
-                f'stopped; what is finished is in {target}.part, and the same command with '
-                '--resume goes on there'
+                f'stopped; what is finished is in {begun}, and the same command with --resume '
+                'goes on there'
             ) from None
-        except UserError as error:
+        except Exception as error:
             if not several:
                 raise
             failed.append(source)
-            print(f'error: {error}', file=sys.stderr)
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+            print(f'error: {source if not str(error) else error}', file=sys.stderr)
             continue
         print(f'{target}: {count} frames restored')
         if faults:

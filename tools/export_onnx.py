@@ -5,6 +5,7 @@ w may be any.
 """
 
 import argparse
+import contextlib
 import json
 import warnings
 from collections.abc import Sequence
@@ -19,11 +20,7 @@ SIZES = ((1, 64, 48), (2, 33, 70), (1, 128, 128))
 
 
 def export(generator: Any, path: Path) -> None:
-    """Write the network and its description."""
-    try:
-        import onnx
-    except ImportError as error:
-        raise UserError('the export needs onnx: pip install "dblrgan_mm[onnx]"') from error
+    """Write the network."""
     import torch
 
     from dblrgan_mm.inference.onnx_network import INPUT, OUTPUT
@@ -48,9 +45,21 @@ def export(generator: Any, path: Path) -> None:
             # the newer exporter fixes the height, and needs 15 times as long
             dynamo=False,
         )
+
+
+def describe(generator: Any, path: Path, **more: Any) -> None:
+    """Write into the file what the network is."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise UserError('the export needs onnx: pip install "dblrgan_mm[onnx]"') from error
+
+    from dblrgan_mm.inference.strip_network import StripDBLRNet
+
+    halo = StripDBLRNet(generator.state_dict, generator.architecture).halo
     model = onnx.load(str(path))
     told = {key: value for key, value in generator.meta.items() if key not in ('cfg', 'config')}
-    told |= dict(architecture=generator.architecture, halo=network.halo)
+    told |= dict(architecture=generator.architecture, halo=halo, **more)
     onnx.helper.set_model_props(model, dict(dblrgan_mm=json.dumps(told, default=str)))
     onnx.save(model, str(path))
 
@@ -85,27 +94,32 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f'{target}: must end with .onnx')
     if not target.parent.is_dir():
         raise UserError(f'{target}: the folder {target.parent} does not exist; make it first')
+    if target.is_dir():
+        raise UserError(f'{target}: is a folder; give another output')
     if target.exists() and not args.overwrite:
         raise UserError(f'{target}: exists; --overwrite replaces it')
 
     from dblrgan_mm.inference.checkpoint import load_generator
+    from dblrgan_mm.inference.onnx_network import OnnxDBLRNet, probe
 
     generator = load_generator(args.checkpoint)
     part = target.with_name(f'.{target.stem}.part.onnx')
-    try:
-        with files.disk_full_told(target.parent):
+    with files.write_faults_told(target, 'Make room and run the same command again'):
+        try:
             export(generator, part)
+            describe(generator, part)
             difference = largest_difference(generator, part)
             if not difference <= LIMIT:
                 raise UserError(
                     f'{target}: onnxruntime differs from torch by {difference:.1e}, more than '
                     f'{LIMIT:.0e}: not written; try another version of onnxruntime'
                 )
-            part.replace(target)
-    except PermissionError as error:
-        raise UserError(f'{target}: cannot be written ({error.strerror})') from error
-    finally:
-        part.unlink(missing_ok=True)
+            network = OnnxDBLRNet(part)
+            describe(generator, part, probe=network(probe(network.num_frames)).flatten().tolist())
+            files.put_in_place(part, target)
+        finally:
+            with contextlib.suppress(OSError):  # which would hide the first error
+                part.unlink(missing_ok=True)
     print(f'{target}: differs from torch by {difference:.1e} at most, over {len(SIZES)} sizes')
 
 

@@ -31,11 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dblrgan_mm.inference.checkpoint import load_generator, publish
 
     generator = load_generator(args.checkpoint)
-    try:
-        with files.disk_full_told(target.parent):
-            written = publish(generator, target, args.trained_on, args.metric)
-    except PermissionError as error:
-        raise UserError(f'{target}: cannot be written ({error.strerror})') from error
+    with files.write_faults_told(target, 'Make room and run the same command again'):
+        written = publish(generator, target, args.trained_on, args.metric)
     print(f'{written}: {written.stat().st_size / 1e6:.2f} MB')
     print(f'architecture: {generator.architecture}')
     print(f'moving average: {"yes" if generator.averaged else "no"}')

@@ -1,5 +1,7 @@
 """Reading video files with PyAV."""
 
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,6 +18,9 @@ VIDEO_SUFFIXES = ('.mp4', '.mov', '.m4v', '.avi', '.mkv', '.webm', '.mts', '.m2t
 # keeps 78 dB of PSNR with it, and 46 dB without.
 EXACT = 4 | 8192 | 16384 | 262144
 
+# Seconds: time stamps that fall back by more do not merely jitter, two files were joined
+RESTART = 0.5
+
 # FFmpeg draws text files as pictures ('tty') and follows lists of other files and addresses
 _NO_VIDEOS = {'tty', 'concat', 'hls', 'dash', 'lavfi', 'image2', 'srt', 'ass', 'webvtt'}
 
@@ -31,7 +36,12 @@ def open_container(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f'{path}: no such file; check the path')
     try:
-        container = av.open(str(path), options={'protocol_whitelist': 'file'})
+        # absolute: FFmpeg takes what stands before a colon for a protocol
+        container = av.open(
+            os.path.abspath(path),
+            options={'protocol_whitelist': 'file'},
+            metadata_errors='replace',
+        )
     except (av.FFmpegError, ValueError, OSError) as error:
         told = getattr(error, 'strerror', None) or type(error).__name__
         raise UserError(
@@ -85,8 +95,11 @@ class Video:
     """Decodes a video from front to end, past damaged places.
 
     Attributes:
-        frames: how many there should be, by the file's own word, estimated where it says none.
+        frames: how many there should be, by the file's own word, estimated where it says none; 0
+            where it tells no duration of the video either.
         read: how many were decoded so far.
+        last_duration: how long the frame that is shown last stays, in units of its time base;
+            None until it is read, and where the file does not say.
         faults: what was found wrong so far, one sentence each.
     """
 
@@ -97,10 +110,9 @@ class Video:
         with open_container(path) as container:
             stream = video_stream(container, path)
             self.rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-            self.duration = (container.duration or 0) / 1e6
-            if stream.duration is not None:
-                self.duration = float(stream.duration * stream.time_base)
+            self.duration = _duration(container, stream)
             self.frames = stream.frames or round(self.duration * self.rate)
+        self.last_duration: int | None = None
 
     def __iter__(self) -> Iterator[Any]:
         """Yield PyAV's frames.
@@ -112,6 +124,7 @@ class Video:
 
         self.read, self.faults, damaged = 0, [], None
         first = last = 0.0
+        shown_last = None
         with open_container(self.path) as container:
             stream = video_stream(container, self.path)
             stream.thread_type = 'AUTO'
@@ -127,6 +140,8 @@ class Video:
                     break
                 if packet is None:
                     break
+                if packet.pts is not None and (shown_last is None or packet.pts > shown_last):
+                    shown_last, self.last_duration = packet.pts, packet.duration
                 try:
                     frames = stream.decode(packet)
                 except av.FFmpegError as error:
@@ -157,6 +172,18 @@ class Video:
             self.faults.append(f'{self.path}: ends after {self.read} of {self.frames} frames')
 
 
+def _duration(container: Any, stream: Any) -> float:
+    """Seconds that a video stream lasts by the file's word; 0.0 if that is of its sound, too."""
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    for key, value in stream.metadata.items():  # Matroska: when the stream ends, from 0 on
+        if key.startswith('DURATION') and (clock := re.fullmatch(r'(\d+):(\d+):([\d.]+)', value)):
+            hours, minutes, seconds = (float(part) for part in clock.groups())
+            end = 3600 * hours + 60 * minutes + seconds
+            return end - float((stream.start_time or 0) * stream.time_base)
+    return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
+
+
 def frame_format(frame: Any, rate: Fraction, aspect: Fraction | None) -> Format:
     """The format of the video that begins with a frame of PyAV."""
     stored = frame.format
@@ -180,7 +207,7 @@ def frame_format(frame: Any, rate: Fraction, aspect: Fraction | None) -> Format:
         height,
         rate,
         frame.time_base,
-        max(component.bits for component in stored.components),
+        max(8, *(component.bits for component in stored.components)),
         chroma,
         aspect,
         tags,
@@ -191,5 +218,14 @@ def frame_format(frame: Any, rate: Fraction, aspect: Fraction | None) -> Format:
 
 def to_array(frame: Any, pixels: str, interpolation: int | None = None) -> np.ndarray:
     """A frame of PyAV turned upright, (h, w, 3), e.g. 'rgb24' (uint8) or 'rgb48le' (uint16)."""
-    array = frame.to_ndarray(format=pixels, interpolation=interpolation)
+    import av
+
+    try:
+        array = frame.to_ndarray(format=pixels, interpolation=interpolation)
+    except av.FFmpegError as error:
+        raise UserError(
+            f'a frame of {frame.width}x{frame.height} {frame.format.name} with the colour matrix '
+            f'{int(frame.colorspace)} of FFmpeg cannot be turned into RGB ({error.strerror}); '
+            'convert the video to BT.709 first'
+        ) from error
     return np.ascontiguousarray(np.rot90(array, frame.rotation // 90))

@@ -1,6 +1,7 @@
 """Checkpoints of DBLRNet: what they hold, and writing ones that say what they are."""
 
 import ast
+import contextlib
 import hashlib
 import io
 import os
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from dblrgan_mm import __version__
+from dblrgan_mm import __version__, files
 from dblrgan_mm.errors import UserError
 
 ARGUMENTS = ('num_frames', 'color', 'mid_channels', 'num_blocks', 'norm', 'residual')
@@ -43,9 +44,9 @@ def load_generator(path: str | Path) -> Generator:
     """Read the generator from a published file, a training's checkpoint or a bare state dict.
 
     Nothing in the file is executed: it is read with ``weights_only=True``. The architecture is
-    taken from the description in a published file; otherwise from the weights' shapes, and
-    ``residual``, which has no shape, from the config in a training's checkpoint, or from what the
-    network does to a uniform grey clip.
+    taken from the weights' shapes; ``residual``, which has no shape, from the description in a
+    published file, from the config in a training's checkpoint, or from what the network does to a
+    uniform grey clip.
 
     Raises:
         UserError: the file is missing, no checkpoint, damaged, would run code, or holds no
@@ -64,7 +65,7 @@ def load_generator(path: str | Path) -> Generator:
 
 def _interpret(content: dict, path: Path) -> Generator:
     """The generator in the content of a file; what :func:`load_generator` does after reading."""
-    meta = content.get('meta') if isinstance(content.get('meta'), dict) else {}
+    meta = _meta(content)
     stored = content.get('state_dict', content)
     if not isinstance(stored, dict):
         raise UserError(f'{path}: its state_dict is no dictionary of weights')
@@ -145,9 +146,11 @@ def publish(
     part = final.with_name(final.name + '.part')
     try:
         part.write_bytes(content)
-        part.replace(final)
-    finally:
-        part.unlink(missing_ok=True)
+        files.put_in_place(part, final)
+    except OSError:
+        with contextlib.suppress(OSError):  # which would hide the first error
+            part.unlink(missing_ok=True)
+        raise
     return final
 
 
@@ -217,17 +220,9 @@ def _read(path: Path) -> dict:
             if os.path.isdir(path)
             else f'no checkpoint {path}; check the path'
         )
-    tag = _TAG.search(path.stem)
     try:
+        tag = _TAG.search(path.stem)
         found = sha256(path) if tag else ''
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror})') from error
-    if tag and not found.startswith(tag[1]):
-        raise UserError(
-            f'{path}: is damaged: its SHA-256 begins with {found[:8]}, not with the {tag[1]} of '
-            'its name; copy it again'
-        )
-    try:
         content = _load(path)
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror or error})') from error
@@ -242,10 +237,16 @@ def _read(path: Path) -> dict:
                 + '; a checkpoint needs weights and plain values alone'
             ) from error
         raise UserError(f'{path}: not a checkpoint, or damaged; give another one') from error
+    except UserError:
+        raise
     except Exception as error:  # a damaged pickle can raise anything
+        raise UserError(f'{path}: not a checkpoint, or damaged; give another one') from error
+    # other files may end in a date
+    if tag and not found.startswith(tag[1]) and 'dblrgan_mm_version' in _meta(content):
         raise UserError(
-            f'{path}: not a checkpoint, or damaged ({type(error).__name__}); give another one'
-        ) from error
+            f'{path}: is damaged: its SHA-256 begins with {found[:8]}, not with the {tag[1]} of '
+            'its name; copy it again'
+        )
     if not isinstance(content, dict):
         raise UserError(
             f'{path}: holds a {type(content).__name__}, not the weights of a network; give a '
@@ -254,9 +255,20 @@ def _read(path: Path) -> dict:
     return content
 
 
+def _meta(content: Any) -> dict[str, Any]:
+    """What a checkpoint says of itself."""
+    meta = content.get('meta') if isinstance(content, dict) else None
+    return meta if isinstance(meta, dict) else {}
+
+
 def _load(path: Path) -> Any:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch does not look at the checksums
+                raise UserError(f'{path}: is damaged: its checksums do not fit; copy it again')
+
     def load() -> Any:
-        # mapped: the optimiser's part of a training's checkpoint is never read
+        # mapped: the optimiser's part of a training's checkpoint takes no memory
         return torch.load(
             path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path)
         )
@@ -276,7 +288,11 @@ def _load(path: Path) -> Any:
 
 def sha256(path: Path) -> str:
     """Of a file, hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _generator_weights(stored: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], bool]:

@@ -104,14 +104,14 @@ class Deblurrer:
         dtype = str(dtype).removeprefix('torch.')
         if dtype not in ('auto', *_DTYPES):
             raise UserError(f'dtype must be auto, {", ".join(_DTYPES)}; got {dtype!r}')
-        if path is not None and Path(path).suffix == '.onnx':
+        if path is not None and Path(path).suffix.lower() == '.onnx':
             if dtype not in ('auto', 'float32') or compile:
                 raise UserError(
                     f'{path}: an ONNX file runs in float32, uncompiled; leave those out'
                 )
             from dblrgan_mm.inference.onnx_network import OnnxDBLRNet
 
-            network = OnnxDBLRNet(path, place)
+            network = OnnxDBLRNet(path, None if str(device) == 'auto' else place)
             deblurrer = cls(network, 'cpu', tile)  # onnxruntime brings frames to the GPU itself
             deblurrer.meta = network.meta
             deblurrer.identity = sha256(Path(path))
@@ -152,6 +152,7 @@ class Deblurrer:
             ValueError: a frame is of another shape or type than these, or than the first one.
         """
         reach = self.network.num_frames // 2
+        rows = self.tile
         ring: deque[torch.Tensor] = deque(maxlen=2 * reach + 1)
         batch: list[torch.Tensor] = []
         size = 1
@@ -164,10 +165,11 @@ class Deblurrer:
             if len(ring) == ring.maxlen:
                 batch.append(torch.stack(list(ring)))
             if len(batch) == size:
-                yield from self._restore(batch, like)
+                restored, rows = self._restore(batch, like, rows)
+                yield from restored
                 batch = []
         if batch:
-            yield from self._restore(batch, like)
+            yield from self._restore(batch, like, rows)[0]
 
     @staticmethod
     def _checked(frames: Iterable[Frame]) -> Iterator[Frame]:
@@ -194,45 +196,50 @@ class Deblurrer:
     def _to_device(self, frame: Frame) -> torch.Tensor:
         if isinstance(frame, np.ndarray):
             frame = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)
-        return frame.to(self.device, non_blocking=True)
+        # a copy: the caller may fill the same memory with the next frame
+        return frame.to(self.device, copy=True)
 
     def _batch_size(self, frame: Frame) -> int:
         """Windows that are restored at once: a GPU wants work, a CPU has enough of one."""
         pixels = frame.size / 3 if isinstance(frame, np.ndarray) else frame.numel() / 3
         return max(1, min(16, int(_BATCH / pixels))) if self.device.type == 'cuda' else 1
 
-    def _restore(self, batch: list[torch.Tensor], like: Frame) -> list[Frame]:
+    def _restore(
+        self, batch: list[torch.Tensor], like: Frame, rows: int | None
+    ) -> tuple[list[Frame], int]:
+        """Restored frames, and how many rows at once did it."""
         with torch.inference_mode():
             windows = torch.stack(batch)
-            restored = self._compute(windows)
+            restored, rows = self._compute(windows, rows)
+            if not restored.isfinite().all():
+                raise UserError(
+                    'the network gives values that are no finite numbers: its weights are damaged, '
+                    'or too large for its dtype; give another checkpoint, or dtype float32'
+                )
             top = torch.iinfo(windows.dtype).max
             restored = restored.mul_(top).round_().clamp_(0, top)
             if isinstance(like, np.ndarray):
                 restored = restored.permute(0, 2, 3, 1).cpu().numpy().astype(like.dtype)
-                return list(restored)
-            return list(restored.to(like.device, like.dtype))
+                return list(restored), rows
+            return list(restored.to(like.device, like.dtype)), rows
 
-    def _compute(self, windows: torch.Tensor) -> torch.Tensor:
-        if self.tile is None:
-            self.tile = self._choose_tile(windows)
+    def _compute(self, windows: torch.Tensor, rows: int | None) -> tuple[torch.Tensor, int]:
+        rows = self._choose_tile(windows) if rows is None else rows
         if self._compile:
             self._compile = False
-            self._compile_if_faster(windows)
+            self._compile_if_faster(windows, rows)
         while True:
             try:
-                return self.network(windows, self.tile)
+                return self.network(windows, rows), rows
             except (RuntimeError, MemoryError) as error:
-                self.tile = min(self.tile, windows.shape[-2])
-                if not is_out_of_memory(error) or self.tile == 1:
+                failed = min(rows, windows.shape[-2])
+                if not is_out_of_memory(error) or failed == 1:
                     raise
-                failed = self.tile
             # outside of the handler, which keeps the failed attempt's tensors alive
-            self.tile = failed // 2
+            rows = failed // 2
             if self.device.type == 'cuda':
                 torch.cuda.empty_cache()
-            logger.warning(
-                'out of memory with %d rows at once: going on with %d', failed, self.tile
-            )
+            logger.warning('out of memory with %d rows at once: going on with %d', failed, rows)
 
     def _choose_tile(self, windows: torch.Tensor) -> int:
         height, width = windows.shape[-2:]
@@ -246,7 +253,7 @@ class Deblurrer:
             return int(min(height, max(1, free / (4 * row))))
         return int(min(height, max(4, _CACHE / row)))
 
-    def _compile_if_faster(self, windows: torch.Tensor) -> None:
+    def _compile_if_faster(self, windows: torch.Tensor, rows: int) -> None:
         """Measure the network as it is and compiled, and keep the faster."""
         network = self.network
         if not isinstance(network, StripDBLRNet):
@@ -256,14 +263,14 @@ class Deblurrer:
             times = []
             for _ in range(3):
                 begin = time.perf_counter()
-                network(windows, self.tile).sum().item()
+                network(windows, rows).sum().item()
                 times.append(time.perf_counter() - begin)
             return min(times)
 
         plain = seconds()
         begin = time.perf_counter()
         network.step = torch.compile(type(network).step.__get__(network), dynamic=False)
-        network(windows, self.tile)
+        network(windows, rows)
         spent = time.perf_counter() - begin
         compiled = seconds()
         gain = (plain - compiled) / len(windows)

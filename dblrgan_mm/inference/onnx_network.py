@@ -20,7 +20,8 @@ class OnnxDBLRNet:
 
     Args:
         path: the ONNX file.
-        device: a CPU, or a GPU, which needs the package onnxruntime-gpu.
+        device: a CPU, or a GPU, which needs the package onnxruntime-gpu. None: a GPU if there
+            is one that onnxruntime can use.
 
     Attributes:
         num_frames: frames in a window.
@@ -34,18 +35,21 @@ class OnnxDBLRNet:
 
     default_tile = 256  # with the halo of 35: 435 MB in the two widest layers
 
-    def __init__(self, path: str | Path, device: torch.device) -> None:
+    def __init__(self, path: str | Path, device: torch.device | None = None) -> None:
         onnxruntime = import_onnxruntime()
         if not Path(path).is_file():
             raise UserError(f'no ONNX file {path}; check the path')
-        provider = 'CPUExecutionProvider'
-        if device.type != 'cpu':
-            provider = 'CUDAExecutionProvider'
-            if device.type != 'cuda' or provider not in onnxruntime.get_available_providers():
-                raise UserError(
-                    f'{path}: this onnxruntime cannot run on {device}; install onnxruntime-gpu, or '
-                    'give --device cpu'
-                )
+        gpu = 'CUDAExecutionProvider'
+        usable = gpu in onnxruntime.get_available_providers()
+        if device is None:
+            device = torch.device('cuda' if usable and torch.cuda.is_available() else 'cpu')
+        provider = 'CPUExecutionProvider' if device.type == 'cpu' else gpu
+        unusable = UserError(
+            f'{path}: this onnxruntime cannot run on {device}; install onnxruntime-gpu, or give '
+            '--device cpu'
+        )
+        if device.type not in ('cpu', 'cuda') or (device.type == 'cuda' and not usable):
+            raise unusable
         options = onnxruntime.SessionOptions()
         options.enable_cpu_mem_arena = False  # which would keep the memory of the largest tile
         options.log_severity_level = 4
@@ -58,16 +62,26 @@ class OnnxDBLRNet:
                 f'{path}: not an ONNX file that can be run, or damaged ({type(error).__name__}); '
                 'write it anew with tools/export_onnx.py'
             ) from error
+        if provider not in self._session.get_providers():  # it goes on with the CPU in silence
+            raise unusable
         self.meta = _meta(self._session.get_modelmeta().custom_metadata_map)
-        names = [[value.name for value in values()] for values in
-                 (self._session.get_inputs, self._session.get_outputs)]  # fmt: skip
-        if names != [[INPUT], [OUTPUT]] or not self.meta:
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        names = [[value.name for value in values] for values in (inputs, outputs)]
+        frames = inputs[0].shape[1] if inputs and len(inputs[0].shape) == 5 else None
+        if names != [[INPUT], [OUTPUT]] or not isinstance(frames, int) or not self.meta:
             raise UserError(
                 f'{path}: was not written by tools/export_onnx.py (it takes {names[0]} and gives '
                 f'{names[1]}); export the network with it'
             )
-        self.num_frames: int = self.meta['architecture']['num_frames']
+        self.num_frames: int = frames
         self.halo: int = self.meta['halo']
+        expected = torch.tensor(self.meta.pop('probe', []))
+        found = self(probe(self.num_frames)).flatten() if len(expected) else expected
+        if found.shape != expected.shape or not torch.allclose(found, expected, atol=1e-3):
+            raise UserError(
+                f'{path}: does not compute what it did when it was written: it is damaged; write '
+                'it anew with tools/export_onnx.py'
+            )
 
     def __call__(self, windows: torch.Tensor, tile: int | None = None) -> torch.Tensor:
         """Restore the centre frames.
@@ -122,12 +136,19 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
+def probe(num_frames: int) -> torch.Tensor:
+    """A small window, for which an ONNX file says what it gives: its own test for damage."""
+    values = torch.arange(num_frames * 3 * 7 * 7) * 0.37 % 1
+    return values.reshape(1, num_frames, 3, 7, 7)
+
+
 def _meta(properties: dict[str, str]) -> dict[str, Any]:
     """The description in an ONNX file; {} if there is none that can be read."""
     try:
         meta = json.loads(properties['dblrgan_mm'])
-        if isinstance(meta['halo'], int) and isinstance(meta['architecture']['num_frames'], int):
+        numbers = all(isinstance(value, float) for value in meta.get('probe', []))
+        if numbers and isinstance(meta['halo'], int) and meta['halo'] >= 0:
             return meta
-    except (KeyError, ValueError, TypeError):
+    except (AttributeError, KeyError, ValueError, TypeError):
         pass
     return {}

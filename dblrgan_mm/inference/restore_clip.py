@@ -103,6 +103,7 @@ def restore_clip(
     shown = doubled(given) if options.side_by_side else given
     settings = dict(
         source=[str(source.resolve()), source.stat().st_size, source.stat().st_mtime_ns],
+        images=clip.identity() if isinstance(clip, ImageClip) else None,
         target=target.suffix,
         start=options.start,
         end=options.end,
@@ -116,7 +117,13 @@ def restore_clip(
         settings |= dict(codec=encoding.codec, pixels=encoding.pixels, options=encoding.options)
 
     part = target.with_name(target.name + '.part')
-    with files.sole_writer(part), files.disk_full_told(part.parent):
+    with (
+        files.write_faults_told(
+            target, 'What is finished stays; make room, and the same command with --resume goes on'
+        ),
+        files.sole_writer(part),
+    ):
+        check_target(source, target, overwrite)  # again: now no other process makes it
         _prepare(part, settings, overwrite, resume)
         parts = ImageParts(part) if encoding is None else VideoParts(part, shown, encoding)
         done = parts.finished()
@@ -136,11 +143,16 @@ def restore_clip(
             parts.finish(target)
         else:
             cut = options.start > 0 or options.end is not None
-            copied = None if isinstance(clip, ImageClip) else source
-            left_out = parts.finish(target, copied, cut)
+            video = isinstance(clip, VideoClip)
+            left_out = parts.finish(
+                target, source if video else None, cut, clip.last_duration if video else None
+            )
             if left_out:
                 logger.warning('%s: left out %s', source, ', '.join(left_out))
-    shutil.rmtree(part)
+        _empty(part)
+    with contextlib.suppress(OSError):  # another process has just begun there
+        (part / '.lock').unlink()
+        part.rmdir()
     return done, clip.faults
 
 
@@ -159,6 +171,10 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
         )
     if target.exists() and target.resolve() == source.resolve():
         raise UserError(f'{target}: is the input; give another output')
+    if target.resolve() in source.resolve().parents:
+        raise UserError(f'{target}: is the folder that the input is in; give another output')
+    if target.is_symlink() and target.is_dir():
+        raise UserError(f'{target}: is a link to a folder; give that folder')
     if source.is_dir() and source.resolve() in target.resolve().parents:
         raise UserError(f'{target}: lies in the input; give an output outside of it')
     if target.is_dir() and suffix in (*CONTAINERS, *IMAGE_SUFFIXES):
@@ -184,6 +200,8 @@ def _warn(source: Path, clip: Any) -> None:
 def _prepare(part: Path, settings: dict[str, Any], overwrite: bool, resume: bool) -> None:
     """Make the folder of unfinished work ready: as it was left, or empty."""
     before = read_settings(part)
+    if not before and any(p.name not in ('.lock', 'settings.part') for p in part.iterdir()):
+        raise UserError(f'{part}: is no unfinished run of this command; rename or remove it')
     begun = any(part.glob('*.nut')) or any(part.glob('frames/*.png'))
     if begun and resume:
         differ = [key for key in settings if before.get(key) != settings[key]]
@@ -198,12 +216,19 @@ def _prepare(part: Path, settings: dict[str, Any], overwrite: bool, resume: bool
             f'{part}: holds the frames of an unfinished run; --resume goes on, --overwrite begins '
             'anew'
         )
-    for path in part.iterdir():
+    _empty(part)
+    new = part / 'settings.part'
+    new.write_text(json.dumps(settings), encoding='utf-8')
+    files.put_in_place(new, part / 'settings.json')
+
+
+def _empty(part: Path) -> None:
+    """Remove what is in a folder that is locked; last what says that it is an unfinished run."""
+    for path in sorted(part.iterdir(), key=lambda path: path.name == 'settings.json'):
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name != '.lock':
             path.unlink()
-    (part / 'settings.json').write_text(json.dumps(settings), encoding='utf-8')
 
 
 def restored_frames(

@@ -1,8 +1,9 @@
 """Clips to be restored, and the files that restored clips go to: videos, folders, single images."""
 
 import contextlib
+import hashlib
 import json
-import shutil
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -12,10 +13,12 @@ from typing import Any
 import cv2
 import numpy as np
 
+from dblrgan_mm import files
 from dblrgan_mm.clips.frames import IMAGE_SUFFIXES, read_frame
 from dblrgan_mm.clips.sources import frame_paths
 from dblrgan_mm.clips.videos import (
     EXACT,
+    RESTART,
     VIDEO_SUFFIXES,
     Format,
     Video,
@@ -69,20 +72,36 @@ class VideoClip:
         with contextlib.closing(iter(self._video)) as frames, open_container(path) as container:
             first = next(frames)
             aspect = video_stream(container, path).sample_aspect_ratio
+        self._array(first)  # an error tells at once that it cannot be done
         self.format = frame_format(first, self._video.rate, aspect or None)
         self.frames = self._video.frames
+
+    def _array(self, frame: Any) -> np.ndarray:
+        more = max(component.bits for component in frame.format.components) > 8
+        try:
+            return to_array(frame, 'rgb48le' if more else 'rgb24', EXACT)
+        except UserError as error:
+            raise UserError(f'{self.path}: {error}') from error
 
     @property
     def faults(self) -> list[str]:
         return self._video.faults
 
+    @property
+    def last_duration(self) -> int | None:
+        """How long the last frame stays, in units of the time base, once all are read."""
+        return self._video.last_duration
+
     def __iter__(self) -> Iterator[ClipFrame]:
-        """Yield the frames that can be read, in order, with rising time stamps."""
+        """Yield the frames that can be read, in order, with rising time stamps.
+
+        Where they fall back, as they do where files were joined, they go on from the last one.
+        """
         size = self.format.width, self.format.height
         interval = max(1, round(1 / self.format.rate / self.format.time_base))
-        last = None
+        last, shift = None, 0
         for i, frame in enumerate(self._video):
-            image = to_array(frame, 'rgb24' if self.format.bits == 8 else 'rgb48le', EXACT)
+            image = self._array(frame)
             if image.shape[1::-1] != size:
                 self.faults.append(  # which ends the clip
                     f'{self.path}: frame {i} is {image.shape[1]}x{image.shape[0]}, those before '
@@ -90,10 +109,16 @@ class VideoClip:
                     'restore the parts one by one'
                 )
                 return
-            pts = frame.pts
-            if last is not None and (pts is None or pts <= last):
-                pts = last + (interval if pts is None else 1)
-            last = pts or 0
+            pts = None if frame.pts is None else frame.pts + shift
+            if last is None:
+                last = pts or 0
+            elif pts is None:
+                last += interval
+            elif (last - pts) * self.format.time_base > RESTART:
+                shift += last + interval - pts
+                last += interval
+            else:
+                last = max(pts, last + 1)
             yield ClipFrame(image, last)
 
 
@@ -105,7 +130,8 @@ class ImageClip:
         rate: frames per second, for a video made of them.
 
     Raises:
-        UserError: no image there; while reading, one that cannot be read or is of another size.
+        UserError: no image there, or two of one name; while reading, one that cannot be read or is
+            of another size.
     """
 
     def __init__(self, path: Path, rate: Fraction) -> None:
@@ -113,13 +139,38 @@ class ImageClip:
         self._paths = frame_paths(path) if path.is_dir() else [path]
         if not self._paths:
             raise UserError(f'{path}: no images in this folder; give the one that has them')
+        by_name: dict[str, Path] = {}
+        for image in self._paths:
+            other = by_name.setdefault(image.stem, image)
+            if other is not image:
+                raise UserError(
+                    f'{path}: {other.name} and {image.name} are one frame twice; remove one'
+                )
         self.faults: list[str] = []
         self.frames = len(self._paths)
         height, width = self._read(self._paths[0]).shape[:2]
+        stored = cv2.imdecode(np.fromfile(self._paths[0], np.uint8), cv2.IMREAD_UNCHANGED)
         tags = dict(colorspace=1, color_range=1, color_primaries=1, color_trc=1)  # BT.709
         self.format = Format(
-            width, height, rate, 1 / rate, 8, '420', Fraction(1), tags, False, False
+            width,
+            height,
+            rate,
+            time_base=1 / rate,
+            bits=8,
+            chroma='420',
+            aspect=Fraction(1),
+            tags=tags,
+            alpha=stored.shape[-1] == 4,
+            interlaced=False,
         )
+
+    def identity(self) -> str:
+        """A digest of names, sizes and times of the images, to see whether one was changed."""
+        digest = hashlib.sha256()
+        for path in self._paths:
+            status = path.stat()
+            digest.update(f'{path.name}/{status.st_size}/{status.st_mtime_ns}/'.encode())
+        return digest.hexdigest()
 
     @staticmethod
     def _read(path: Path) -> np.ndarray:
@@ -219,49 +270,56 @@ class ImageParts:
 
     def write(self, frames: Iterable[ClipFrame]) -> Iterator[int]:
         """Write frames; yield 1 for each."""
-        for frame in frames:
-            name = frame.name or f'{self.finished():06d}'
-            done, encoded = cv2.imencode('.png', frame.image[..., ::-1])
-            if not done:
-                raise UserError(f'{self.folder}: cannot store {name} as PNG')
+        for number, frame in enumerate(frames, self.finished()):
+            name = frame.name or f'{number:06d}'
             part = self.folder / f'{name}.part'
-            part.write_bytes(encoded.tobytes())
-            part.replace(self.folder / f'{name}.png')
+            part.write_bytes(encoded_image(frame.image, '.png'))
+            files.put_in_place(part, self.folder / f'{name}.png')
             yield 1
 
     def finish(self, target: Path) -> None:
         """Put the frames in the target's place: a folder, or one image."""
         if target.suffix.lower() not in IMAGE_SUFFIXES:
+            replaced = self.folder.with_name('replaced')
             if target.is_dir():
-                shutil.rmtree(target)
+                target.rename(replaced)
             self.folder.rename(target)
             return
         (image,) = self.folder.glob('*.png')
         if target.suffix.lower() != '.png':
-            frame = cv2.imread(str(image))
+            content = encoded_image(read_frame(image), target.suffix)
             image = image.with_suffix(target.suffix)
-            cv2.imwrite(str(image), frame, [cv2.IMWRITE_JPEG_QUALITY, 97])
-        image.replace(target)
+            image.write_bytes(content)
+        files.put_in_place(image, target)
 
 
 class VideoParts:
     """Restored frames as short encoded videos, which are joined at the end.
 
     So that a run that was stopped loses at most ``SEGMENT`` frames. They are NUT files, which keep
-    any time base exactly, named '<number>_<frames>_<time stamp of the first>.nut'.
+    any time base exactly, named '<number>_<frames>_<time stamp of the first>_<bytes>.nut'.
     """
 
     def __init__(self, folder: Path, given: Format, encoding: Encoding) -> None:
         self.folder = folder
         self.format = given
         self.encoding = encoding
+        self._filters: Any = None
 
     def segments(self) -> list[Path]:
         return sorted(self.folder.glob('[0-9]*.nut'))
 
     def finished(self) -> int:
-        """Frames in whole segments."""
-        return sum(int(path.stem.split('_')[1]) for path in self.segments())
+        """Frames in whole segments; what follows a damaged one is removed."""
+        count, whole = 0, True
+        for path in self.segments():
+            _, frames, _, size = path.stem.split('_')
+            whole = whole and path.stat().st_size == int(size)
+            if whole:
+                count += int(frames)
+            else:
+                path.unlink()
+        return count
 
     def write(self, frames: Iterable[ClipFrame]) -> Iterator[int]:
         """Encode frames; yield 1 for each."""
@@ -278,7 +336,8 @@ class VideoParts:
                     yield 1
                     frame = next(frames, None) if count < SEGMENT else None
                 self._mux(container, stream.encode(None), decoding)
-            part.replace(self.folder / f'{number:06d}_{count}_{first.pts}.nut')
+            name = f'{number:06d}_{count}_{first.pts}_{part.stat().st_size}.nut'
+            files.put_in_place(part, self.folder / name)
             number += 1
 
     @staticmethod
@@ -299,7 +358,7 @@ class VideoParts:
 
         encoding, given = self.encoding, self.format
         try:
-            with av.open(str(path), 'w', format='nut') as container:
+            with av.open(os.path.abspath(path), 'w', format='nut') as container:
                 stream = container.add_stream(
                     encoding.codec, rate=given.rate, options=encoding.options
                 )
@@ -327,6 +386,8 @@ class VideoParts:
         picture = av.VideoFrame.from_ndarray(frame.image, format=pixels)
         if self.encoding.codec == 'ffv1':
             picture = picture.reformat(format=self.encoding.pixels)
+            if self.format.aspect != 1:
+                picture = self._with_aspect(picture)
         else:
             tags = self.format.tags
             picture = picture.reformat(
@@ -338,21 +399,51 @@ class VideoParts:
         picture.pts, picture.time_base = frame.pts, self.format.time_base
         return picture
 
-    def finish(self, target: Path, source: Path | None, cut: bool) -> list[str]:
+    def _with_aspect(self, picture: Any) -> Any:
+        """FFV1 takes the width of a pixel from the frame, where only a filter can put it."""
+        import av
+
+        if self._filters is None:
+            self._filters = graph = av.filter.Graph()
+            aspect = f'{self.format.aspect.numerator}/{self.format.aspect.denominator}'
+            graph.link_nodes(
+                graph.add_buffer(
+                    width=picture.width,
+                    height=picture.height,
+                    format=picture.format,
+                    time_base=self.format.time_base,
+                ),
+                graph.add('setsar', aspect),
+                graph.add('buffersink'),
+            ).configure()
+        self._filters.push(picture)
+        return self._filters.pull()
+
+    def finish(
+        self, target: Path, source: Path | None, cut: bool, last_duration: int | None = None
+    ) -> list[str]:
         """Join the segments with the source's sound and subtitles, and put that in place.
 
         Args:
             target: the video.
             source: the video that sound, subtitles, chapters and titles are copied from.
             cut: whether only a part of the source was restored.
+            last_duration: how long the last frame stays, in units of the time base.
 
         Returns:
             What could not be taken over, a few words each.
         """
         whole = self.folder / f'whole{target.suffix}'
-        left_out = mux(self.segments(), self.format, whole, source, cut)
-        whole.replace(target)
+        left_out = mux(self.segments(), self.format, whole, source, cut, last_duration)
+        files.put_in_place(whole, target)
         return left_out
+
+
+def encoded_image(image: np.ndarray, suffix: str) -> bytes:
+    """The content of an image file, .png or .jpg, of an RGB image."""
+    quality = [] if suffix == '.png' else [cv2.IMWRITE_JPEG_QUALITY, 97]
+    _, encoded = cv2.imencode(suffix, image[..., ::-1], quality)
+    return encoded.tobytes()
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

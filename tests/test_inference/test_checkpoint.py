@@ -197,8 +197,21 @@ class TestPublished:
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
+        with pytest.raises(UserError, match='is damaged: its checksums do not fit'):
+            load_generator(path)
+
+    def test_another_file_of_the_name_is_seen(self, tmp_path, published):
+        path, _ = published
+        content = torch.load(path, weights_only=True)
+        content['meta']['metric'] = '40 dB'
+        torch.save(content, path)
         with pytest.raises(UserError, match='is damaged: its SHA-256 begins with'):
             load_generator(path)
+
+    def test_a_date_is_no_checksum(self, tmp_path):
+        net = acting(True)
+        torch.save(net.state_dict(), tmp_path / 'net-20240131.pth')
+        assert_weights(load_generator(tmp_path / 'net-20240131.pth'), net)
 
     @pytest.mark.parametrize(
         ('target', 'message'),

@@ -1,5 +1,8 @@
 """Clips from file to file, through a network that gives back the centre frame."""
 
+import errno
+import shutil
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,12 +11,16 @@ import cv2
 import numpy as np
 import pytest
 
-from dblrgan_mm.clips.videos import EXACT
+from dblrgan_mm import files
+from dblrgan_mm.clips.videos import EXACT, to_array
 from dblrgan_mm.errors import UserError
+from dblrgan_mm.files import sole_writer
 from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference import restore_clip as module
 from dblrgan_mm.inference.restore_clip import Options, in_thread, restore_clip
 from dblrgan_mm.inference.video_io import SEGMENT, VideoParts, open_clip
+
+MILLI = Fraction(1, 1000)
 
 
 class Copy:
@@ -28,6 +35,13 @@ class Copy:
 
 def copier() -> Deblurrer:
     return Deblurrer(Copy())
+
+
+class Mean(Copy):
+    """A network that gives the mean of a window, so that wrong neighbours show."""
+
+    def __call__(self, windows, tile):
+        return windows.float().mean(1) / 255
 
 
 def decoded(path, pixels='rgb24'):
@@ -241,12 +255,169 @@ class TestVideo:
         assert restore_clip(source, tmp_path / 'out.mp4', copier()) == (length, [])
         assert len(decoded(tmp_path / 'out.mp4')[0]) == length
 
-    def test_transparency_and_fields_are_told(self, tmp_path, write_video, walk, caplog):
+    def test_transparency_is_told(self, tmp_path, write_video, walk, caplog):
         source = write_video(
             tmp_path / 'in.mkv', walk, codec='ffv1', pixels='bgra', options={'level': '3'}
         )
         restore_clip(source, tmp_path / 'out.mp4', copier())
         assert 'transparency is left out' in caplog.text
+
+    def test_fields_are_told(self, tmp_path, write_video, walk, caplog):
+        options = {'flags': '+ildct+ilme', 'x264-params': 'tff=1'}
+        source = write_video(tmp_path / 'in.mp4', walk, options=options)
+        restore_clip(source, tmp_path / 'out.mp4', copier())
+        assert 'is interlaced, which the network was not trained for' in caplog.text
+
+    @pytest.mark.parametrize('suffix', ['.ts', '.mkv', '.mp4'])
+    def test_time_begins_where_the_source_does(self, tmp_path, write_video, walk, suffix):
+        times = [90 * 3600 * 1000 + 1001 * i for i in range(12)]  # broadcasts begin anywhere
+        source = write_video(tmp_path / f'in{suffix}', walk, times=times, time_base=MILLI)
+        restore_clip(source, tmp_path / 'out.mp4', copier())
+        _, at = decoded(tmp_path / 'out.mp4')
+        assert np.allclose(at, np.arange(12) * 1.001, atol=0.12)
+
+    @pytest.mark.parametrize('late', [0.4, 10])
+    def test_pictures_that_begin_after_the_sound(self, tmp_path, write_video, walk, late):
+        times = [round(30000 * late) + 1001 * i for i in range(12)]
+        source = write_video(tmp_path / 'in.mkv', walk, times=times, sound='libopus')
+        assert restore_clip(source, tmp_path / 'out.mkv', copier()) == (12, [])
+        assert np.allclose(decoded(tmp_path / 'out.mkv')[1], decoded(source)[1], atol=1.1e-3)
+        assert np.allclose(
+            packets(tmp_path / 'out.mkv', 'audio')[1], packets(source, 'audio')[1], atol=1.1e-3
+        )
+
+    def test_joined_files_go_on(self, tmp_path, write_video, walk):
+        frames = [walk[i % 12] for i in range(45)]
+        part = write_video(tmp_path / 'part.ts', frames, sound='aac')
+        source = tmp_path / 'in.ts'
+        source.write_bytes(2 * part.read_bytes())
+        count, faults = restore_clip(source, tmp_path / 'out.mp4', copier())
+        assert (count, faults) == (90, [])
+        _, at = decoded(tmp_path / 'out.mp4')
+        assert np.allclose(np.diff(at), 1001 / 30000, atol=1e-3)
+        payloads, sound_at, *_ = packets(tmp_path / 'out.mp4', 'audio')
+        assert len(payloads) == 2 * len(packets(part, 'audio')[0])
+        assert np.allclose(np.diff(sound_at), 1024 / 48000, atol=2e-3)
+
+    def test_how_long_the_last_frame_stays(self, tmp_path, write_video, walk):
+        plain = write_video(tmp_path / 'plain.mp4', walk, options={'crf': '1', 'bf': '0'})
+        source = tmp_path / 'in.mp4'
+        with av.open(str(plain)) as given, av.open(str(source), 'w') as out:
+            stream = out.add_stream_from_template(given.streams.video[0])
+            for number, packet in enumerate(p for p in given.demux() if p.size):
+                packet.stream = stream
+                packet.duration = 90000 if number == 11 else packet.duration
+                out.mux(packet)
+        restore_clip(source, tmp_path / 'out.mp4', copier())
+        with av.open(str(source)) as given, av.open(str(tmp_path / 'out.mp4')) as out:
+            assert abs(given.duration - out.duration) <= 1000
+            assert out.duration > 3_000_000
+
+    def test_ffv1_keeps_transfer_and_primaries(self, tmp_path, write_video, walk):
+        tags = dict(colorspace=9, color_range=1, color_primaries=9, color_trc=16)
+        source = write_video(tmp_path / 'in.mp4', walk, tags=tags)
+        restore_clip(source, tmp_path / 'out.mkv', copier(), Options(codec='ffv1'))
+        found = open_clip(tmp_path / 'out.mkv').format
+        assert (found.tags['color_primaries'], found.tags['color_trc']) == (9, 16)
+
+    @pytest.mark.skipif(not shutil.which('ffprobe'), reason='PyAV does not tell it')
+    def test_ffv1_keeps_the_shape_of_pixels(self, tmp_path, write_video, walk):
+        source = write_video(tmp_path / 'in.mp4', walk, aspect=Fraction(64, 45))
+        restore_clip(source, tmp_path / 'out.mkv', copier(), Options(codec='ffv1'))
+        told = subprocess.run(
+            ['ffprobe', '-v', 'error', '-show_frames', tmp_path / 'out.mkv'],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        assert told.count('sample_aspect_ratio=64:45') == 12
+        assert_same_pictures(decoded(tmp_path / 'out.mkv')[0], decoded(source)[0], 90)
+
+    @pytest.mark.parametrize('suffix', ['.mkv', '.mp4'])
+    def test_fonts_go_where_they_can(self, tmp_path, write_video, walk, suffix, caplog):
+        plain = write_video(tmp_path / 'plain.mkv', walk)
+        source = tmp_path / 'in.mkv'
+        with av.open(str(plain)) as given, av.open(str(source), 'w') as out:
+            if not hasattr(out, 'add_attachment'):
+                pytest.skip('an older PyAV')
+            stream = out.add_stream_from_template(given.streams.video[0])
+            out.add_attachment('fine.ttf', 'application/x-truetype-font', b'\0a font')
+            for packet in given.demux():
+                if packet.size:
+                    packet.stream = stream
+                    out.mux(packet)
+        restore_clip(source, tmp_path / f'out{suffix}', copier())
+        with av.open(str(tmp_path / f'out{suffix}')) as container:
+            fonts = [s for s in container.streams if s.type == 'attachment']
+            if suffix == '.mkv':
+                assert [(f.name, f.mimetype, f.data) for f in fonts] == [
+                    ('fine.ttf', 'application/x-truetype-font', b'\0a font')
+                ]
+            else:
+                assert fonts == []
+                assert 'its attachment stream 1, which .mp4 cannot hold' in caplog.text
+
+    def test_chapters_move_with_the_beginning(self, tmp_path, write_video, walk):
+        plain = write_video(
+            tmp_path / 'plain.mkv', walk, times=[60000 + 1001 * i for i in range(12)]
+        )
+        source = tmp_path / 'in.mkv'
+        with av.open(str(plain)) as given, av.open(str(source), 'w') as out:
+            stream = out.add_stream_from_template(given.streams.video[0])
+            out.set_chapters(
+                [dict(id=1, start=2000, end=2200, time_base=MILLI, metadata=dict(title='Hedge'))]
+            )
+            for packet in given.demux():
+                if packet.size:
+                    packet.stream = stream
+                    out.mux(packet)
+        restore_clip(source, tmp_path / 'out.mkv', copier())
+        with av.open(str(tmp_path / 'out.mkv')) as container:
+            (chapter,) = container.chapters()
+        assert chapter['start'] * chapter['time_base'] == 0
+        assert chapter['end'] * chapter['time_base'] == Fraction(1, 5)
+        assert chapter['metadata']['title'] == 'Hedge'
+
+    def test_one_sound_that_the_container_refuses_does_not_take_all(
+        self, tmp_path, write_video, walk, caplog
+    ):
+        # FFmpeg lists Opus among what .mov holds, and then refuses it
+        first = write_video(tmp_path / 'first.mkv', walk, sound='aac')
+        second = write_video(tmp_path / 'second.mkv', walk, sound='libopus')
+        source = tmp_path / 'in.mkv'
+        with av.open(str(first)) as a, av.open(str(second)) as b, av.open(str(source), 'w') as out:
+            streams = {s: out.add_stream_from_template(s) for s in (*a.streams, b.streams.audio[0])}
+            for packet in [*a.demux(), *b.demux(audio=0)]:
+                if packet.size:
+                    packet.stream = streams[packet.stream]
+                    out.mux(packet)
+        restore_clip(source, tmp_path / 'out.mov', copier())
+        assert 'left out its audio stream 2, which .mov cannot hold' in caplog.text
+        assert packets(tmp_path / 'out.mov', 'audio')[0] == packets(first, 'audio')[0]
+
+    def test_name_with_a_colon(self, tmp_path, write_video, walk, monkeypatch):
+        source = write_video(tmp_path / 'in.mp4', walk).rename(tmp_path / '12:30.mp4')
+        monkeypatch.chdir(tmp_path)
+        restore_clip(Path(source.name), Path('out:1.mp4'), copier())
+        assert len(decoded(tmp_path / 'out:1.mp4')[0]) == 12
+
+    def test_titles_in_another_encoding(self, tmp_path, write_video, walk):
+        source = write_video(tmp_path / 'in.avi', walk, codec='mpeg4', options={'b': '2000000'})
+        content = source.read_bytes()
+        assert content.count(b'A walk') == 1
+        source.write_bytes(content.replace(b'A walk', b'A w\xe9lk'))
+        restore_clip(source, tmp_path / 'out.mp4', copier())
+        with av.open(str(tmp_path / 'out.mp4')) as container:
+            assert container.metadata['title'] == 'A w\N{REPLACEMENT CHARACTER}lk'
+
+    def test_fewer_than_eight_bits(self, tmp_path, write_video, walk):
+        source = write_video(
+            tmp_path / 'in.avi', walk, codec='rawvideo', pixels='rgb555le', options={}
+        )
+        restore_clip(source, tmp_path / 'out.mp4', copier())
+        with av.open(str(tmp_path / 'out.mp4')) as container:
+            assert container.streams.video[0].codec_context.name == 'h264'
+        assert_same_pictures(decoded(tmp_path / 'out.mp4')[0], decoded(source)[0], 31)
 
 
 class TestImages:
@@ -286,6 +457,26 @@ class TestImages:
         image = cv2.imread(str(tmp_path / f'out{suffix}'))[..., ::-1]
         assert psnr(image, walk[0]) > (90 if suffix == '.png' else 34)
 
+    def test_transparency_is_told(self, tmp_path, walk, caplog):
+        image = np.dstack([walk[0], walk[0][..., 0]])
+        cv2.imwrite(str(tmp_path / 'in.png'), image)
+        restore_clip(tmp_path / 'in.png', tmp_path / 'out.png', copier())
+        assert 'in.png: its transparency is left out' in caplog.text
+
+    def test_two_images_of_one_name(self, tmp_path, folder, walk):
+        cv2.imwrite(str(folder / 'shot95.jpg'), walk[0])
+        with pytest.raises(UserError, match=r'shot95.jpg and shot95.png are one frame twice'):
+            restore_clip(folder, tmp_path / 'out', copier())
+
+    def test_a_folder_is_replaced_as_a_whole(self, tmp_path, folder, walk):
+        target = tmp_path / 'out'
+        target.mkdir()
+        cv2.imwrite(str(target / 'old.png'), walk[0])
+        restore_clip(folder, target, copier(), overwrite=True)
+        assert len(list(target.iterdir())) == 12
+        assert not (target / 'old.png').exists()
+        assert not (tmp_path / 'out.part').exists()
+
     def test_image_of_another_size(self, tmp_path, folder):
         cv2.imwrite(str(folder / 'shot999.png'), np.zeros((9, 9, 3), np.uint8))
         with pytest.raises(
@@ -316,20 +507,20 @@ class TestStopped:
         frames = [walk[i % 12] for i in range(3 * SEGMENT + 10)]
         source = write_video(tmp_path / 'in.mp4', frames, sound='aac')
         whole = tmp_path / f'whole{Path(name).suffix}'
-        restore_clip(source, whole, copier(), options)
+        restore_clip(source, whole, Deblurrer(Mean()), options)
         target = tmp_path / name
         with monkeypatch.context() as patch:
             self.stop_after(patch, SEGMENT + 20)
             with pytest.raises(KeyboardInterrupt):
-                restore_clip(source, target, copier(), options)
+                restore_clip(source, target, Deblurrer(Mean()), options)
         assert not target.exists()
         with pytest.raises(UserError, match='holds the frames of an unfinished run; --resume'):
-            restore_clip(source, target, copier(), options)
+            restore_clip(source, target, Deblurrer(Mean()), options)
         begun = []
         count, _ = restore_clip(
             source,
             target,
-            copier(),
+            Deblurrer(Mean()),
             options,
             resume=True,
             progress=lambda total, done: begun.append((total, done)) or (lambda: None),
@@ -358,6 +549,45 @@ class TestStopped:
             restore_clip(source, tmp_path / 'out.mp4', copier(), other, resume=True)
         restore_clip(source, tmp_path / 'out.mp4', copier(), other, overwrite=True)
         assert len(decoded(tmp_path / 'out.mp4')[0]) == SEGMENT + 3
+
+    @pytest.mark.parametrize('left', [0, 0.5, 0.99])
+    def test_a_segment_that_a_power_cut_damaged_is_made_again(
+        self, tmp_path, write_video, walk, monkeypatch, left
+    ):
+        frames = [walk[i % 12] for i in range(3 * SEGMENT)]
+        source = write_video(tmp_path / 'in.mp4', frames)
+        target = tmp_path / 'out.mp4'
+        with monkeypatch.context() as patch:
+            self.stop_after(patch, 3 * SEGMENT - 1)
+            with pytest.raises(KeyboardInterrupt):
+                restore_clip(source, target, copier())
+        first = next((tmp_path / 'out.mp4.part').glob('000000*.nut'))
+        first.write_bytes(first.read_bytes()[: int(left * first.stat().st_size)])
+        begun = []
+        restore_clip(
+            source,
+            target,
+            copier(),
+            resume=True,
+            progress=lambda total, done: begun.append(done) or (lambda: None),
+        )
+        assert begun == [0]
+        assert_same_pictures(decoded(target)[0], frames, 33)
+
+    def test_images_that_were_changed_do_not_go_on(self, tmp_path, walk, monkeypatch):
+        folder = tmp_path / 'frames'
+        folder.mkdir()
+        for i, frame in enumerate(walk):
+            cv2.imwrite(str(folder / f'{i}.png'), frame)
+        with monkeypatch.context() as patch:
+            self.stop_after(patch, 5)
+            with pytest.raises(KeyboardInterrupt):
+                restore_clip(folder, tmp_path / 'out', copier())
+        before = folder.stat()
+        (folder / '0.png').write_bytes((folder / '1.png').read_bytes())
+        assert folder.stat().st_mtime_ns == before.st_mtime_ns
+        with pytest.raises(UserError, match='cannot go on: images of the unfinished run differ'):
+            restore_clip(folder, tmp_path / 'out', copier(), resume=True)
 
     def test_resume_without_a_beginning_begins(self, tmp_path, write_video, walk):
         source = write_video(tmp_path / 'in.mp4', walk)
@@ -457,6 +687,56 @@ class TestRefused:
         with pytest.raises(UserError, match='holds other things than images'):
             restore_clip(source, tmp_path / 'papers', copier(), overwrite=True)
         assert (tmp_path / 'papers' / 'thesis.tex').exists()
+
+    @pytest.mark.parametrize('above', ['photos', '.'])
+    def test_folder_of_the_input_is_not_replaced(self, tmp_path, walk, above):
+        (tmp_path / 'photos').mkdir()
+        for i in range(3):
+            cv2.imwrite(str(tmp_path / 'photos' / f'{i}.png'), walk[i])
+        target = tmp_path / above
+        with pytest.raises(UserError, match='is the folder that the input is in'):
+            restore_clip(tmp_path / 'photos' / '0.png', target, copier(), overwrite=True)
+        assert len(list((tmp_path / 'photos').iterdir())) == 3
+
+    def test_folder_of_another_purpose_is_not_emptied(self, tmp_path, source):
+        papers = tmp_path / 'out.mp4.part'
+        papers.mkdir()
+        (papers / 'thesis.tex').touch()
+        for overwrite in (False, True):
+            with pytest.raises(UserError, match='is no unfinished run of this command'):
+                restore_clip(source, tmp_path / 'out.mp4', copier(), overwrite=overwrite)
+        assert (papers / 'thesis.tex').exists()
+
+    def test_link_to_a_folder(self, tmp_path, source):
+        (tmp_path / 'far').mkdir()
+        (tmp_path / 'link').symlink_to(tmp_path / 'far')
+        with pytest.raises(UserError, match='is a link to a folder; give that folder'):
+            restore_clip(source, tmp_path / 'link', copier(), overwrite=True)
+
+    def test_two_at_once(self, tmp_path, source):
+        with (
+            sole_writer(tmp_path / 'out.mp4.part'),
+            pytest.raises(UserError, match='another process is writing to'),
+        ):
+            restore_clip(source, tmp_path / 'out.mp4', copier())
+
+    @pytest.mark.parametrize('name', ['out.mp4', 'out'])
+    def test_full_disk(self, tmp_path, source, monkeypatch, name):
+        def full(*_):
+            raise OSError(errno.ENOSPC, 'No space left on device')
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files, 'put_in_place', full)
+            with pytest.raises(UserError, match=r'is full\. What is finished stays; make room'):
+                restore_clip(source, tmp_path / name, copier(), overwrite=True)
+        assert not (tmp_path / name).exists()
+        restore_clip(source, tmp_path / name, copier(), resume=True)
+
+    def test_colours_that_are_not_known(self):
+        frame = av.VideoFrame(64, 48, 'yuv444p')
+        frame.colorspace = 8  # YCgCo
+        with pytest.raises(UserError, match='colour matrix 8 of FFmpeg cannot be turned into RGB'):
+            to_array(frame, 'rgb24', EXACT)
 
     def test_start_beyond_the_end(self, tmp_path, source):
         with pytest.raises(UserError, match='has 12 frames, none from --start 12 on'):
