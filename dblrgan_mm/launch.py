@@ -53,6 +53,13 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def positive(text: str) -> int:
+    """A whole number from 1 on, of a command line."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f'must be at least 1, got {text}')
+    return int(text)
+
+
 def layout_parser(description: str) -> argparse.ArgumentParser:
     """The options that the tools share which walk a whole data set."""
     from dblrgan_mm.clips.layouts import LAYOUTS
@@ -63,11 +70,6 @@ def layout_parser(description: str) -> argparse.ArgumentParser:
                 if '=' not in pair:
                     parser.error(f'{option_string} takes KEY=VALUE, got {pair!r}')
             setattr(namespace, self.dest, dict(pair.split('=', 1) for pair in values))
-
-    def positive(text: str) -> int:
-        if int(text) < 1:
-            raise argparse.ArgumentTypeError(f'must be at least 1, got {text}')
-        return int(text)
 
     parser = argparse.ArgumentParser(description=description)
     add = parser.add_argument

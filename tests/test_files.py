@@ -11,7 +11,13 @@ from types import SimpleNamespace
 import pytest
 
 from dblrgan_mm.errors import UserError
-from dblrgan_mm.files import disk_full_told, require_space, sole_writer
+from dblrgan_mm.files import (
+    disk_full_told,
+    put_in_place,
+    require_space,
+    sole_writer,
+    write_faults_told,
+)
 
 HOLD = """
 import sys
@@ -137,8 +143,38 @@ class TestDiskFullTold:
             'and run the same command again to go on'
         )
 
+    def test_with_another_way_on(self, tmp_path):
+        with pytest.raises(UserError) as caught, disk_full_told(tmp_path, 'Make room.'):
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        assert str(caught.value) == f'the disk of {tmp_path} is full. Make room.'
+
     @pytest.mark.parametrize('error', [OSError(errno.EIO, 'Input/output error'), ValueError('x')])
     def test_other_errors_stay(self, tmp_path, error):
         with pytest.raises(type(error)) as caught, disk_full_told(tmp_path):
             raise error
         assert caught.value is error
+
+
+class TestWriteFaultsTold:
+    def test_full_disk(self, tmp_path):
+        with (
+            pytest.raises(UserError, match=r'is full\. Make room\.'),
+            write_faults_told(tmp_path / 'out', 'Make room.'),
+        ):
+            raise OSError(errno.ENOSPC, 'No space left on device')
+
+    def test_any_other(self, tmp_path):
+        target = tmp_path / 'nowhere' / 'out'
+        with pytest.raises(UserError) as caught, write_faults_told(target, ''):
+            target.write_bytes(b'')
+        assert str(caught.value) == (
+            f'{target}: No such file or directory; {target} was not written'
+        )
+
+
+def test_put_in_place(tmp_path):
+    (tmp_path / 'part').write_bytes(b'new')
+    (tmp_path / 'final').write_bytes(b'old')
+    put_in_place(tmp_path / 'part', tmp_path / 'final')
+    assert (tmp_path / 'final').read_bytes() == b'new'
+    assert not (tmp_path / 'part').exists()

@@ -276,6 +276,25 @@ class TestRun:
         launch.run(lambda: print('done'))
         assert capsys.readouterr() == ('done\n', '')
 
+    def test_ctrl_c(self, capsys):
+        def main():
+            raise KeyboardInterrupt
+
+        with pytest.raises(SystemExit) as caught:
+            launch.run(main)
+        assert caught.value.code == 130
+        assert capsys.readouterr().err == 'stopped\n'
+
+    def test_reader_that_went_away(self):
+        script = "from dblrgan_mm import launch; launch.run(lambda: print('x' * 10**6))"
+        with subprocess.Popen(
+            [sys.executable, '-c', script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            process.stdout.read(1)
+            process.stdout.close()
+            assert process.stderr.read() == b''
+        assert process.returncode == 1
+
 
 class TestCommands:
     """The two commands as processes: what needs no network of MMagic's answers at once."""

@@ -49,13 +49,17 @@ def main() -> None:
     infer.add_argument('checkpoint', help='as for tools/deblur.py')
     infer.add_argument('blurry', type=Path, help='folder of blurry frames')
     infer.add_argument('--sharp', type=Path, help='folder of their sharp frames')
-    infer.add_argument('--size', type=int, nargs=2, metavar=('WIDTH', 'HEIGHT'),
+    infer.add_argument('--size', type=launch.positive, nargs=2, metavar=('WIDTH', 'HEIGHT'),
         help='enlarge the frames that are timed, not those that are scored')  # fmt: skip
     infer.add_argument('--frames', type=int, default=5, help='that are timed (5)')
     infer.add_argument('--device', default='auto')
-    infer.add_argument('--repeats', type=int, default=3, help='measurements of each (3)')
+    infer.add_argument(
+        '--repeats', type=launch.positive, default=3, help='measurements of each (3)'
+    )
     infer.add_argument('--out', type=Path, help='JSON file for the figures')
     args = parser.parse_args()
+    if args.out and not args.out.parent.is_dir():
+        raise LaunchError(f'{args.out}: the folder {args.out.parent} does not exist; make it first')
     if args.command == 'infer':
         result = measure_inference(args)
         print_inference(result)
@@ -374,7 +378,18 @@ def measure_inference(args: argparse.Namespace) -> dict:
         name = str(dtype).removeprefix('torch.')
         ways[f'Deblurrer, {name}'] = lambda clip, deblurrer=deblurrer: list(deblurrer(clip))
 
-    clip = [read_frame(path) for path in frame_paths(args.blurry)]
+    def read(folder: Path) -> list:
+        if not folder.is_dir():
+            raise LaunchError(f'no folder {folder}; give one with frames')
+        try:
+            return [read_frame(path) for path in frame_paths(folder)]
+        except ValueError as error:
+            raise LaunchError(str(error)) from error
+
+    clip = read(args.blurry)
+    sharp = read(args.sharp) if args.sharp else clip
+    if [frame.shape for frame in clip] != [frame.shape for frame in sharp]:
+        raise LaunchError(f'{args.sharp}: not as many frames, or not as large, as {args.blurry}')
     least = plain.num_frames // 2 + 1
     if min(len(clip), args.frames) < least:
         raise LaunchError(
@@ -389,7 +404,6 @@ def measure_inference(args: argparse.Namespace) -> dict:
     }
     psnr = {}
     if args.sharp:
-        sharp = [read_frame(path) for path in frame_paths(args.sharp)]
         restored['blurry'] = clip
         for name, out in restored.items():
             psnr[name] = statistics.mean(cv2.PSNR(a, b) for a, b in zip(out, sharp, strict=True))

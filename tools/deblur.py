@@ -49,7 +49,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--device', default='auto', help='auto (default), cpu, cuda, cuda:1 ...')
     add('--dtype', default='auto', choices=('auto', 'float32', 'bfloat16', 'float16'),
         help='of the convolutions (default: the fastest that the device has)')  # fmt: skip
-    add('--tile', type=int, metavar='ROWS',
+    add('--tile', type=launch.positive, metavar='ROWS',
         help='rows computed at once: memory, not the result (default: by itself)')  # fmt: skip
     add('--compile', action='store_true', help='compile the network, and say whether it pays')
     add('--side-by-side', action='store_true', help='blurry frame | restored frame')
@@ -64,8 +64,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--overwrite', action='store_true', help='replace outputs, and begin unfinished ones anew')
     add('--resume', action='store_true', help='go on where a run that was stopped was')
     args = parser.parse_args(argv)
-    if args.tile is not None and args.tile < 1:
-        parser.error(f'--tile must be at least 1, got {args.tile}')
     if args.end is not None and args.end <= args.start:
         parser.error(f'--end {args.end} must be above --start {args.start}')
     return args

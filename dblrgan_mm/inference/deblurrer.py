@@ -155,13 +155,14 @@ class Deblurrer:
         rows = self.tile
         ring: deque[torch.Tensor] = deque(maxlen=2 * reach + 1)
         batch: list[torch.Tensor] = []
-        size = 1
-        like: Frame | None = None
-        for frame in _reflected(self._checked(frames), reach):
-            if like is None:
-                like = frame
-                size = self._batch_size(frame)
-            ring.append(self._to_device(frame))
+        frames = self._checked(frames)
+        like = next(frames, None)
+        if like is None:
+            return
+        size = self._batch_size(like)
+        on_device = map(self._to_device, itertools.chain([like], frames))
+        for frame in _reflected(on_device, reach):
+            ring.append(frame)
             if len(ring) == ring.maxlen:
                 batch.append(torch.stack(list(ring)))
             if len(batch) == size:
@@ -287,7 +288,7 @@ class Deblurrer:
             )  # fmt: skip
 
 
-def _reflected(frames: Iterable[Frame], reach: int) -> Iterator[Frame]:
+def _reflected(frames: Iterable[torch.Tensor], reach: int) -> Iterator[torch.Tensor]:
     """Frames continued by reflection at both ends, as far as there are frames to reflect.
 
     Of 0 1 2 3 with a reach of 2 this is 2 1 0 1 2 3 2 1.

@@ -240,6 +240,15 @@ class TestRefused:
         with pytest.raises(UserError, match=message):
             load_generator(tmp_path / 'net.pth')
 
+    @pytest.mark.parametrize('place', [0.3, 0.5, 0.7])
+    def test_damaged_weights(self, tmp_path, place):
+        path = saved(tmp_path, acting(True).state_dict())
+        content = bytearray(path.read_bytes())
+        content[int(place * len(content))] ^= 64  # of some weight: all numbers stay finite
+        path.write_bytes(content)
+        with pytest.raises(UserError, match='is damaged: its checksums do not fit; copy it again'):
+            load_generator(path)
+
     def test_folder(self, tmp_path):
         with pytest.raises(UserError, match='is a folder; give the file in it'):
             load_generator(tmp_path)

@@ -13,6 +13,7 @@ from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference import deblurrer as module
 from dblrgan_mm.inference.checkpoint import Generator
+from dblrgan_mm.inference.strip_network import StripDBLRNet
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 
@@ -92,6 +93,27 @@ class TestFrames:
             assert array.shape == (144, 256, 3)
             assert tensor.dtype == torch.uint8
             assert np.array_equal(array, tensor.permute(1, 2, 0).numpy())
+
+    def test_memory_that_is_filled_again_and_again(self, clip):
+        deblurrer = Deblurrer(strip_network(trained()))
+
+        def frames():
+            for frame in clip[:6]:
+                buffer[:] = frame
+                yield buffer
+
+        buffer = np.empty_like(clip[0])
+        found = list(deblurrer(frames()))
+        assert all(np.array_equal(a, b) for a, b in zip(found, deblurrer(clip[:6]), strict=True))
+
+    @pytest.mark.parametrize('value', [float('nan'), float('inf')])
+    def test_values_that_are_no_numbers(self, clip, value):
+        class Broken(Recording):
+            def __call__(self, windows, tile):
+                return super().__call__(windows, tile) * value
+
+        with pytest.raises(UserError, match='values that are no finite numbers'):
+            list(Deblurrer(Broken(5))(clip))
 
     def test_input_is_left_alone(self, clip):
         given = [frame.copy() for frame in clip[:5]]
@@ -225,6 +247,23 @@ class TestTiles:
 
         with pytest.raises(RuntimeError, match='shape mismatch'):
             list(Deblurrer(Broken(5), tile=4)(clip))
+
+    def test_each_clip_has_its_own(self, clip):
+        tiles = []
+
+        class Watched(StripDBLRNet):
+            def forward(self, windows, tile=None):
+                tiles.append(tile)
+                return super().forward(windows, tile)
+
+        net = trained()
+        architecture = dict(num_frames=5, color='luma', residual=False)
+        deblurrer = Deblurrer(Watched(net.state_dict(), architecture))
+        dot = [np.zeros((1, 1, 3), np.uint8)] * 3
+        together = list(zip(deblurrer(dot), deblurrer(clip[:3]), strict=True))
+        assert tiles == [1, 144] * 3
+        assert [b.shape for _, b in together] == [(144, 256, 3)] * 3
+        assert deblurrer.tile is None
 
     def test_on_a_cpu_a_strip_fits_the_cache(self):
         network = strip_network(trained(mid_channels=64, num_blocks=1))

@@ -70,7 +70,7 @@ def test_deblurrer_runs_it(exported, sample_root):
     folder = sample_root / 'train' / 'gopro_walk_a' / 'blur'
     clip = [cv2.imread(str(path))[..., ::-1] for path in sorted(folder.iterdir())[:6]]
     path = exported(net)
-    restored = list(Deblurrer.from_checkpoint(path, device='cpu')(clip))
+    restored = list(Deblurrer.from_checkpoint(path)(clip))  # on a GPU if onnxruntime has one
     expected = list(Deblurrer(strip_network(net))(clip))
     for a, b in zip(restored, expected, strict=True):
         assert np.abs(np.int16(a) - b).max() <= 1
@@ -118,6 +118,16 @@ class TestRefused:
         path = exported(passing_on())
         path.write_bytes(path.read_bytes()[:-500])
         with pytest.raises(UserError, match='or damaged'):
+            OnnxDBLRNet(path, CPU)
+
+    def test_damaged_weights(self, exported):
+        net = passing_on()
+        path = exported(net)
+        weights = net.tail[2].weight.detach().numpy().tobytes()
+        content = path.read_bytes()
+        assert content.count(weights) == 1
+        path.write_bytes(content.replace(weights, weights[len(weights) // 2 :] * 2))
+        with pytest.raises(UserError, match='does not compute what it did when it was written'):
             OnnxDBLRNet(path, CPU)
 
     @pytest.mark.parametrize('properties', [{}, {'dblrgan_mm': '{"halo": "35"}'}])

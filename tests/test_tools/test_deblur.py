@@ -15,7 +15,7 @@ from dblrgan_mm.inference import Deblurrer
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch):
     """Not one of several processes, whoever runs the tests."""
-    for name in ('RANK', 'SLURM_ARRAY_TASK_ID', 'SLURM_PROCID'):
+    for name in ('RANK', 'SLURM_ARRAY_TASK_ID', 'SLURM_STEP_NUM_TASKS'):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -112,7 +112,16 @@ class TestOneClip:
         assert not (tmp_path / 'out.mp4').exists()
 
     @pytest.mark.parametrize(
-        'arguments', [('--tile', 0), ('--start', -1), ('--start', 5, '--end', 5), ('--fps', 0)]
+        'arguments',
+        [
+            ('--tile', 0),
+            ('--start', -1),
+            ('--start', 5, '--end', 5),
+            ('--fps', 0),
+            ('--fps', '30/0'),
+            ('--fps', '1e400'),
+            ('--crf', 52),
+        ],
     )
     def test_numbers_that_cannot_be(self, call_tool, arguments):
         assert call_tool('deblur', 'a.mp4', 'b.mp4', *arguments).code == 2
@@ -154,6 +163,67 @@ class TestManyClips:
             made.append(sorted(p.name for p in (tmp_path / 'out').iterdir()))
         assert made == [['b.mp4', 'd.mp4'], [f'{name}.mp4' for name in 'abcde']]
 
+    @pytest.mark.parametrize(
+        ('environment', 'made', 'told'),
+        [
+            # a batch script without srun is one process, whatever its job has
+            (dict(SLURM_PROCID=0, SLURM_NTASKS=2), 'ab', ''),
+            (dict(SLURM_PROCID=1, SLURM_STEP_NUM_TASKS=2), 'b', 'process 1 of 2: 1 of 2 inputs'),
+            (
+                dict(
+                    SLURM_ARRAY_TASK_ID=1,
+                    SLURM_ARRAY_TASK_MIN=1,
+                    SLURM_ARRAY_TASK_MAX=7,
+                    SLURM_ARRAY_TASK_COUNT=3,
+                ),
+                '',
+                'error: the Slurm array has gaps, so inputs would be left out',
+            ),
+        ],
+        ids=['no step', 'step', 'gaps'],
+    )
+    def test_slurm_leaves_nothing_out(
+        self, call_tool, video, tmp_path, monkeypatch, environment, made, told
+    ):
+        given = tmp_path / 'given'
+        given.mkdir()
+        for name in 'ab':
+            (given / f'{name}.mp4').write_bytes(video.read_bytes())
+        for name, value in environment.items():
+            monkeypatch.setenv(name, str(value))
+        result = call_tool('deblur', given, tmp_path / 'out')
+        assert told in result.out + result.err
+        assert sorted(p.stem for p in (tmp_path / 'out').glob('*')) == list(made)
+
+    def test_goes_on_after_any_error(self, call_tool, video, tmp_path, monkeypatch):
+        from dblrgan_mm.inference import restore_clip
+
+        original = restore_clip.restore_clip
+
+        def failing(source, *arguments, **options):
+            if source.stem == 'a':
+                raise MemoryError
+            return original(source, *arguments, **options)
+
+        given = tmp_path / 'given'
+        given.mkdir()
+        for name in 'ab':
+            (given / f'{name}.mp4').write_bytes(video.read_bytes())
+        monkeypatch.setattr(restore_clip, 'restore_clip', failing)
+        result = call_tool('deblur', given, tmp_path / 'out')
+        assert result.code == 1
+        assert 'MemoryError' in result.err
+        assert 'error: 1 of 2 inputs failed' in result.err
+        assert [p.name for p in (tmp_path / 'out').iterdir()] == ['b.mp4']
+
+    def test_output_into_the_input(self, call_tool, video, tmp_path):
+        given = tmp_path / 'given'
+        given.mkdir()
+        video.rename(given / 'a.mp4')
+        result = call_tool('deblur', given, given, '--overwrite')
+        assert result.code == 1
+        assert 'a.mp4: is the input; give another output' in result.err
+
     def test_same_name_twice(self, call_tool, video, tmp_path):
         (tmp_path / 'other').mkdir()
         other = tmp_path / 'other' / 'clip.mp4'
@@ -182,7 +252,11 @@ def test_a_stopped_run_goes_on(call_tool, folder, tmp_path, monkeypatch):
     assert not (tmp_path / 'out').exists()
     assert len(list((tmp_path / 'out.part' / 'frames').iterdir())) == 3
     assert call_tool('deblur', folder, tmp_path / 'out', '--resume').code == 0
-    assert len(frames_of(tmp_path / 'out')) == 5
+    assert call_tool('deblur', folder, tmp_path / 'whole').code == 0
+    for found, expected in zip(
+        frames_of(tmp_path / 'out'), frames_of(tmp_path / 'whole'), strict=True
+    ):
+        assert np.array_equal(found, expected)
     assert not (tmp_path / 'out.part').exists()
 
 
