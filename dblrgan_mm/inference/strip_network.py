@@ -1,5 +1,6 @@
 """DBLRNet for inference: every layer a 2D convolution, computed strip by strip."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from dblrgan_mm.inference.winograd import NarrowConv, RowWinograd
+
+_WIDE = 128  # maps from which on it pays to have fewer multiplications
 _LUMA = (0.299, 0.587, 0.114)  # BT.601, as dblrgan_mm.models.color, which imports MMagic
 
 
@@ -96,16 +100,19 @@ class StripDBLRNet(nn.Module):
             (n, 3, h, w), float32, RGB in [0, 1], not clamped.
         """
         height = windows.shape[-2]
+        centre = windows[:, self.num_frames // 2]
+        if tile is None or tile >= height:
+            return self.join(unit_range(centre), self.whole(self.network_input(windows)).float())
         restored = []
-        state: list[torch.Tensor | None] = [None] * (self.halo + len(self.body) + 1)
+        state: list[torch.Tensor | None] = [None] * (self.halo + 1)
         done = 0
-        for begin, end in strips(height, tile or height, self.halo):
+        for begin, end in strips(height, tile, self.halo):
             rows = self.network_input(windows[..., begin:end, :])
             out, state = self.step(rows, state, end == height)
-            centre = windows[:, self.num_frames // 2, :, done : done + out.shape[2]]
-            restored.append(self.join(unit_range(centre), out.float()))
+            here = centre[:, :, done : done + out.shape[2]]
+            restored.append(self.join(unit_range(here), out.float()))
             done += out.shape[2]
-        return restored[0] if len(restored) == 1 else torch.cat(restored, dim=2)
+        return torch.cat(restored, dim=2)
 
     def network_input(self, windows: torch.Tensor) -> torch.Tensor:
         """Frames (n, t, 3, h, w) to the network's input (n, t or 3 t, h, w)."""
@@ -119,10 +126,26 @@ class StripDBLRNet(nn.Module):
             return centre + out
         return out if self.color == 'rgb' else centre + (out - luma(centre))
 
+    def whole(self, maps: torch.Tensor) -> torch.Tensor:
+        """The network's input (n, t or 3 t, h, w) through all layers at once."""
+        for layer in self.head:
+            maps = F.relu(layer(maps, padding=1))
+        rows = maps
+        for first, second in self.body:
+            maps = maps + second(F.relu(first(maps, padding=1)), padding=1)
+        maps = maps + rows
+        for layer in self.tail[:-1]:
+            maps = F.relu(layer(maps, padding=1))
+        return self.tail[-1](maps, padding=1)
+
     def step(
         self, rows: torch.Tensor, state: list[torch.Tensor | None], last: bool
     ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
         """One strip through all layers.
+
+        A layer's input is one tensor: the two rows kept of the strip above (at the top of the
+        frame one of zeros, as in ``DBLRNet``), then the new ones, which the layer before writes
+        there. Beyond the bottom lies a row of zeros.
 
         Args:
             rows: the network's input, the next rows from the top.
@@ -133,53 +156,97 @@ class StripDBLRNet(nn.Module):
             The result's next rows, :attr:`halo` behind the input, and the new state.
         """
         before, after = iter(state), []
+        top = 1 if state[0] is None else 2  # rows that stand before the new ones
 
-        def conv(layer: _Conv, x: torch.Tensor) -> torch.Tensor:
-            out, kept = layer(x, next(before), last)
-            after.append(kept)
-            return out
+        def opened(layer: _Conv, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+            """The input of a layer, and in it the place of its new rows."""
+            kept, shape = next(before), (len(rows), layer.c_in, top + count + last, rows.shape[3])
+            maps = torch.empty(
+                shape, dtype=rows.dtype, device=rows.device, memory_format=torch.channels_last
+            )
+            maps[:, :, :top] = 0 if kept is None else kept
+            maps[:, :, top + count :] = 0
+            return maps, maps[:, :, top : top + count]
 
-        def delayed(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-            """The rows of x, and of those held back, that belong to the rows of `like`."""
-            held = next(before)
-            x = x if held is None else torch.cat([held, x], dim=2)
-            after.append(x[:, :, like.shape[2] :].clone(memory_format=torch.channels_last))
-            return x[:, :, : like.shape[2]]
+        def through(
+            layer: _Conv, maps: torch.Tensor, following: _Conv, plus: torch.Tensor | None = None
+        ) -> torch.Tensor:
+            """The input of the following layer: what this one gives, after ReLU or an addition."""
+            after.append(maps[:, :, -2:].clone(memory_format=torch.channels_last))
+            onward, place = opened(following, maps.shape[2] - 2)
+            layer.into(place, maps, plus)
+            return onward
 
-        for layer in self.head:
-            rows = F.relu_(conv(layer, rows))
-        maps = rows
-        for first, second in self.body:
-            out = conv(second, F.relu_(conv(first, maps)))
-            maps = out.add_(delayed(maps, out))
-        maps = maps + delayed(rows, maps)
-        for layer in self.tail[:-1]:
-            maps = F.relu_(conv(layer, maps))
-        return conv(self.tail[-1], maps), after
+        layers = [*self.head, *itertools.chain(*self.body), *self.tail]
+        maps, place = opened(layers[0], rows.shape[2])
+        place.copy_(rows)
+        maps = through(layers[0], maps, layers[1])
+        maps = through(layers[1], maps, layers[2])
+        skipped = maps[:, :, top : maps.shape[2] - last]
+        for i in range(2, len(layers) - 3, 2):
+            block = maps
+            maps = through(layers[i], maps, layers[i + 1])
+            # two rows behind the block's input, which therefore has them all
+            begin, count = 2 - top, maps.shape[2] - 2
+            same = block[:, :, begin : begin + count]
+            maps = through(layers[i + 1], maps, layers[i + 2], same)
+        held = state[-1]
+        new = maps[:, :, top : maps.shape[2] - last]
+        skipped = skipped if held is None else torch.cat([held, skipped], dim=2)
+        new.add_(skipped[:, :, : new.shape[2]])
+        kept_back = skipped[:, :, new.shape[2] :].clone(memory_format=torch.channels_last)
+        maps = through(layers[-3], maps, layers[-2])
+        maps = through(layers[-2], maps, layers[-1])
+        after.append(maps[:, :, -2:].clone(memory_format=torch.channels_last))
+        return layers[-1](maps), [*after, kept_back]
 
 
 class _Conv(nn.Module):
-    """3x3 convolution of rows that continue those of the strip above."""
+    """3x3 convolution, of rows that have one above and one below, or zeros."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype) -> None:
         super().__init__()
+        c_out, self.c_in = weight.shape[:2]
         weight = weight.detach().to(dtype, memory_format=torch.channels_last, copy=True)
         self.register_buffer('weight', weight)
         self.register_buffer('bias', bias.detach().to(dtype, copy=True))
+        # on a CPU the wide layers and the last one are faster by matrix products
+        self.products: RowWinograd | NarrowConv | None = None
+        if dtype == torch.float32 and c_out >= _WIDE:
+            self.products = RowWinograd(self.weight, self.bias)
+        elif dtype == torch.float32 and c_out <= 3:
+            self.products = NarrowConv(self.weight, self.bias)
 
-    def forward(
-        self, x: torch.Tensor, above: torch.Tensor | None, last: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows of the result, and the rows to hand in as ``above`` with the next strip.
+    def forward(self, x: torch.Tensor, padding: int = 0) -> torch.Tensor:
+        """Rows in between those of x, or with a padding as many as there are."""
+        if isinstance(self.products, NarrowConv) and padding == 0 and _alone_on_cpu(x):
+            return self.products(x[0])[None]
+        return F.conv2d(x, self.weight, self.bias, padding=(padding, 1))
 
-        Beyond the frame's top and bottom lies one row of zeros, as in ``DBLRNet``.
-        """
-        if above is None and last:
-            return F.conv2d(x, self.weight, self.bias, padding=1), x[:, :, :0]
-        zeros = x.new_zeros(x.shape[0], x.shape[1], 1, x.shape[3])
-        x = torch.cat([zeros if above is None else above, x] + [zeros] * last, dim=2)
-        kept = x[:, :, -2:].clone(memory_format=torch.channels_last)
-        return F.conv2d(x, self.weight, self.bias, padding=(0, 1)), kept
+    def into(self, place: torch.Tensor, x: torch.Tensor, plus: torch.Tensor | None) -> None:
+        """Write the rows in between those of x to a place, after an addition, or else ReLU."""
+        done, rows = 0, place.shape[2]
+        if isinstance(self.products, RowWinograd) and _alone_on_cpu(x):
+            for done in range(0, rows - 3, 4):
+                four = self.products(x[0, :, done : done + 6].permute(1, 2, 0))
+                _finish(four.permute(2, 0, 1)[None], place, plus, done)
+            done = rows // 4 * 4
+        if done < rows:
+            rest = F.conv2d(x[:, :, done:], self.weight, self.bias, padding=(0, 1))
+            _finish(rest, place, plus, done)
+
+
+def _finish(maps: torch.Tensor, place: torch.Tensor, plus: torch.Tensor | None, begin: int) -> None:
+    """Write maps to the rows of a place from ``begin`` on, after an addition, or else ReLU."""
+    rows = slice(begin, begin + maps.shape[2])
+    if plus is None:
+        torch.clamp_min(maps, 0, out=place[:, :, rows])
+    else:
+        torch.add(maps, plus[:, :, rows], out=place[:, :, rows])
+
+
+def _alone_on_cpu(x: torch.Tensor) -> bool:
+    return len(x) == 1 and x.device.type == 'cpu'
 
 
 def over_time(

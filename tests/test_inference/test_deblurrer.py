@@ -270,6 +270,7 @@ class TestTiles:
         wide = Deblurrer(network)._choose_tile(torch.zeros(1, 5, 3, 2160, 3840, dtype=torch.uint8))
         small = Deblurrer(network)._choose_tile(torch.zeros(1, 5, 3, 36, 64, dtype=torch.uint8))
         assert 4 <= wide <= 16
+        assert wide % 4 == 0
         assert small == 36
 
 
@@ -310,6 +311,19 @@ class TestDevice:
     def test_one_that_is_not_there(self, name, message):
         with pytest.raises(UserError, match=message):
             Deblurrer.from_checkpoint(device=name)
+
+    @pytest.mark.parametrize(
+        ('capabilities', 'seconds', 'dtype'),
+        [
+            (dict(amx_bf16=True), 1, torch.bfloat16),
+            (dict(avx512_bf16=True), 2.9, torch.float32),
+            (dict(avx512_f=True), 1, torch.float32),
+        ],
+    )
+    def test_bfloat16_where_it_is_faster(self, monkeypatch, capabilities, seconds, dtype):
+        monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: capabilities, raising=False)
+        monkeypatch.setattr(module, '_seconds', {torch.bfloat16: seconds, torch.float32: 3}.get)
+        assert module.fastest_dtype(torch.device('cpu')) is dtype
 
     def test_unknown_dtype(self):
         with pytest.raises(UserError, match=r"dtype must be auto, .*; got 'int8'"):

@@ -14,6 +14,8 @@ VARIANTS = [
     dict(num_frames=7, residual=True),
     dict(num_blocks=0),
     dict(color='rgb', norm=None, residual=True, mid_channels=4),
+    dict(mid_channels=32, num_blocks=1),  # wide enough for fewer multiplications
+    dict(mid_channels=128, num_blocks=1, num_frames=3, color='rgb'),
 ]
 
 
