@@ -25,9 +25,11 @@ class StripDBLRNet(nn.Module):
       2D convolutions over all frames' channels at once;
     - the frame passes the layers in strips of full width from top to bottom, and every layer
       keeps the last two rows that it saw for the next strip. Nothing is computed twice, as it
-      would be with overlapping tiles, and all maps of a strip fit into a processor's cache.
+      would be with overlapping tiles, and all maps of a strip fit into a processor's cache;
+    - on a CPU in float32 the wide layers and the last one are matrix products with fewer
+      multiplications (``winograd``).
 
-    All three are ours.
+    Putting it so is ours.
 
     Args:
         state_dict: a ``DBLRNet``'s.
@@ -94,7 +96,7 @@ class StripDBLRNet(nn.Module):
 
         Args:
             windows: (n, t, 3, h, w), RGB, uint8 or uint16, or floating in [0, 1].
-            tile: rows of a strip; the result does not depend on it. None: all at once.
+            tile: rows of a strip; the result depends on it by rounding alone. None: all at once.
 
         Returns:
             (n, 3, h, w), float32, RGB in [0, 1], not clamped.

@@ -82,7 +82,7 @@ class NarrowConv(nn.Module):
         self.register_buffer('bias', bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(c_in, h + 2, w), channels-last, to (c_out, h, w)."""
+        """(c_in, h + 2, w) to (c_out, h, w); best where the channels lie side by side."""
         channels, height, width = x.shape
         taps = x.permute(1, 2, 0).reshape(-1, channels) @ self.taps
         taps = taps.view(height, width, 3, 3, self.c_out).permute(2, 3, 4, 0, 1)

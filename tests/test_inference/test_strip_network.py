@@ -3,8 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dblrgan_mm.inference.strip_network import StripDBLRNet, strips, unit_range
+from dblrgan_mm.inference.winograd import NarrowConv, RowWinograd
 from dblrgan_mm.models import DBLRNet
 
 VARIANTS = [
@@ -110,23 +113,51 @@ def test_strips_cover_every_row_once(height, tile, halo):
     assert len(cut) == 1 or cut[0] == (0, tile + halo)
 
 
-@torch.inference_mode()
+class Largest(TorchDispatchMode):
+    """Remembers how many values the largest tensor had that any operation gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.values = max(self.values, out.numel())
+        return out
+
+
 def test_memory_of_a_strip_does_not_grow_with_the_height():
-    """The largest tensor, counted in a real pass, is a strip's."""
     network = strip_network(trained())
+    rows = 8 + network.halo + 2
+    for height in (100, 300):
+        with torch.no_grad(), Largest() as largest:
+            network(torch.zeros(1, 5, 3, height, 16), tile=8)
+        assert largest.values <= network.widest * rows * 16
+    with torch.no_grad(), Largest() as largest:
+        network(torch.zeros(1, 5, 3, 300, 16))
+    assert largest.values == network.widest * 300 * 16
 
-    def largest(height: int) -> int:
-        sizes = []
-        hooks = [
-            module.register_forward_hook(lambda m, i, out: sizes.append(out[0].numel()))
-            for module in network.modules()
-            if not list(module.children())
-        ]
-        network(torch.zeros(1, 5, 3, height, 16), tile=8)
-        for hook in hooks:
-            hook.remove()
-        return max(sizes)
 
-    rows = 8 + network.halo + 1
-    assert largest(100) <= network.widest * rows * 16
-    assert largest(400) <= network.widest * rows * 16
+@pytest.mark.parametrize('width', [1, 2, 70])
+@pytest.mark.parametrize('channels', [(3, 8), (64, 128)])
+def test_row_winograd_rounds_no_worse_than_a_direct_convolution(real_clip, width, channels):
+    c_in, c_out = channels
+    frames = real_clip['blurry'].flatten(0, 1)
+    maps = frames.repeat(4, 1, 1)[:c_in, :6, :width]
+    weight = torch.randn(c_out, c_in, 3, 3) / (3 * c_in**0.5)
+    bias = torch.randn(c_out)
+    exact = F.conv2d(maps[None].double(), weight.double(), bias.double(), padding=(0, 1))[0]
+    direct = F.conv2d(maps[None], weight, bias, padding=(0, 1))[0]
+    found = RowWinograd(weight, bias)(maps.permute(1, 2, 0)).permute(2, 0, 1)
+    assert (found - exact).abs().max() < max(3 * (direct - exact).abs().max(), 2e-6)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 7), (5, 2), (12, 40)])
+@pytest.mark.parametrize('c_out', [1, 3])
+def test_narrow_conv(real_clip, size, c_out):
+    height, width = size
+    maps = real_clip['blurry'].flatten(0, 1)[:24, : height + 2, :width]
+    weight, bias = torch.randn(c_out, 24, 3, 3), torch.randn(c_out)
+    expected = F.conv2d(maps[None], weight, bias, padding=(0, 1))[0]
+    torch.testing.assert_close(NarrowConv(weight, bias)(maps), expected, rtol=0, atol=2e-5)
