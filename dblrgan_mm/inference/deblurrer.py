@@ -22,7 +22,7 @@ logger = logging.getLogger('dblrgan_mm')
 Frame = TypeVar('Frame', np.ndarray, torch.Tensor)
 
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
-_CACHE = 20e6  # bytes of a strip's widest maps that a processor still works on fast
+_CACHE = 27e6  # bytes of a strip's widest maps that a processor still works on fast
 _BATCH = 1 << 20  # pixels that keep a GPU busy
 
 
@@ -274,8 +274,14 @@ class Deblurrer:
 
         plain = seconds()
         begin = time.perf_counter()
-        network.step = torch.compile(type(network).step.__get__(network), dynamic=False)
-        network(windows, rows)
+        part = 'step' if rows < windows.shape[-2] else 'whole'
+        setattr(network, part, torch.compile(getattr(network, part), dynamic=False))
+        try:
+            network(windows, rows)
+        except Exception as error:  # no compiler, or one that torch does not get along with
+            delattr(network, part)
+            logger.warning('cannot be compiled, goes on as it is: %s', str(error).split('\n')[0])
+            return
         spent = time.perf_counter() - begin
         compiled = seconds()
         gain = (plain - compiled) / len(windows)
@@ -285,7 +291,7 @@ class Deblurrer:
                 spent, plain / compiled, -(-spent // gain),
             )  # fmt: skip
         else:
-            del network.step
+            delattr(network, part)
             logger.warning(
                 'compiling took %.0f s and does not pay: %.2fx the speed; not compiled',
                 spent, plain / compiled,

@@ -298,6 +298,20 @@ class TestCompile:
         assert told in caplog.text
         assert len(calls) == (4 + 5 if faster else 4)
 
+    def test_goes_on_where_it_cannot_be(self, clip, caplog, monkeypatch):
+        def compile_(step, dynamic):
+            def compiled(*_):
+                raise RuntimeError('no C++ compiler\nand a page of text')
+
+            return compiled
+
+        monkeypatch.setattr(torch, 'compile', compile_)
+        network = strip_network(trained())
+        expected = list(Deblurrer(network)(clip[:5]))
+        restored = list(Deblurrer(network, compile=True)(clip[:5]))
+        assert all(np.array_equal(a, b) for a, b in zip(restored, expected, strict=True))
+        assert 'cannot be compiled, goes on as it is: no C++ compiler' in caplog.text
+
 
 class TestDevice:
     @pytest.mark.parametrize(
