@@ -365,11 +365,8 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
 
 @functools.cache
 def _keep_freed_memory() -> None:
-    """Have glibc keep up to 256 MB that were freed, in one place for all threads.
-
-    It would give them back after each strip, and the next one wait a tenth of its time for them;
-    and a place for each thread takes 150 MB more at 1280x720.
-    """
+    """Have glibc, in the whole process, keep up to 256 MB that were freed, in one place for all
+    threads. It would give them back after each strip, and the next one wait for them."""
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
     if mallopt is not None:
         trim_threshold, mmap_threshold, arena_max = -1, -3, -8
