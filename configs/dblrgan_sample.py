@@ -15,6 +15,6 @@ model = dict(
 train_dataloader = dict(dataset=dict(gt='window'))
 optim_wrapper = dict(
     constructor='MultiOptimWrapperConstructor',
-    generator=dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-3)),
-    discriminator=dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=4e-4)),
+    generator=dict(type='GuardedOptimWrapper', optimizer=dict(type='Adam', lr=1e-3)),
+    discriminator=dict(type='GuardedOptimWrapper', optimizer=dict(type='Adam', lr=4e-4)),
 )

@@ -9,4 +9,4 @@ _base_ = [
 model = dict(
     generator=dict(mid_channels=16, num_blocks=6, norm=None, residual=True),  # our variants
 )
-optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-3))
+optim_wrapper = dict(type='GuardedOptimWrapper', optimizer=dict(type='Adam', lr=1e-3))

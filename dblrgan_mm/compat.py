@@ -1,9 +1,9 @@
 """What MMagic 1.2 needs to run on today's PyTorch and NumPy.
 
 :func:`apply` is called by every subpackage that touches MMagic, before MMagic is imported. Each
-patch looks first whether it is needed, touches one name, and says so once in the log
+patch looks first whether it is needed, touches no more than it must, and says so once in the log
 ('dblrgan_mm', level INFO; the tools name the patches in the run's own log, too). On MMagic's
-own stack (torch 2.1, NumPy 1.26, compiled mmcv 2.1) none applies.
+own stack (torch 2.1, NumPy 1.26, compiled mmcv 2.1) only that of loading checkpoints applies.
 """
 
 import importlib.util
@@ -36,7 +36,7 @@ def apply() -> list[str]:
         if importlib.util.find_spec('mmcv') is None:
             raise ImportError(_INSTALL_MMCV)
         _check_numpy()
-        patches = (_numpy_bool8, _mmcv_ops, safe_globals)
+        patches = (_numpy_bool8, _mmcv_ops, safe_globals, _safe_loading)
         _applied = [patch.__name__.strip('_') for patch in patches if patch()]
     return _applied
 
@@ -215,6 +215,47 @@ def _history_statistic(owner: Any, name: str) -> Callable:
             f'a checkpoint asked for {name!r} of {owner!r}: refused, it may carry code'
         )
     return getattr(HistoryBuffer, name)
+
+
+def _safe_loading() -> bool:
+    """MMEngine loads checkpoints in ways that run code that is in them.
+
+    It leaves ``weights_only`` to torch, whose default was False before 2.6, fetches addresses with
+    False in any version, and runs the text ``meta['config']``, which its early versions wrote, as
+    a Python file at a resume. Here files and addresses are loaded with ``weights_only=True`` and
+    without that text.
+    """
+    import os
+
+    import torch
+    from mmengine.runner import checkpoint
+
+    def without_config(content: Any) -> Any:
+        if isinstance(content, dict) and isinstance(content.get('meta'), dict):
+            content['meta'].pop('config', None)
+        return content
+
+    def load_from_local(filename: str, map_location: Any) -> Any:
+        filename = os.path.expanduser(filename)
+        if not os.path.isfile(filename):
+            raise FileNotFoundError(f'{filename} can not be found.')
+        return without_config(torch.load(filename, map_location, weights_only=True))
+
+    def load_url(
+        url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True
+    ) -> Any:
+        folder = model_dir or os.path.join(torch.hub.get_dir(), 'checkpoints')
+        path = os.path.join(folder, os.path.basename(url.partition('?')[0]))
+        if not os.path.isfile(path):
+            os.makedirs(folder, exist_ok=True)
+            torch.hub.download_url_to_file(url, path, progress=progress)
+        return load_from_local(path, map_location)
+
+    checkpoint.CheckpointLoader.register_scheme('', load_from_local, force=True)
+    checkpoint.load_from_local = load_from_local  # for the other schemes
+    checkpoint.load_url = load_url
+    logger.info('compat: checkpoints are loaded with weights_only=True')
+    return True
 
 
 if __name__ == '__main__':

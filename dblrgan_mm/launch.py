@@ -9,6 +9,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,13 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         '--data-root', help="the data set's folder, or a clip store of it, in place of the config's"
     )
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision; needs a GPU')
+    parser.add_argument(
+        '--amp',
+        nargs='?',
+        const='float16',
+        choices=['float16', 'bfloat16'],
+        help='automatic mixed precision, float16 (the default, needs a GPU) or bfloat16',
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -89,7 +96,7 @@ def load_config(args: argparse.Namespace) -> Any:
 
     Raises:
         LaunchError: if the config is missing or an override does not fit it, the work dir cannot
-            be written, ``--amp`` is asked for without a GPU, or the launcher's variables are
+            be written, float16 is asked for without a GPU, or the launcher's variables are
             missing.
     """
     if not Path(args.config).is_file():
@@ -118,7 +125,7 @@ def load_config(args: argparse.Namespace) -> Any:
 
     import torch
 
-    if args.amp and not torch.cuda.is_available():
+    if args.amp == 'float16' and not torch.cuda.is_available():
         raise LaunchError(
             '--amp needs a GPU, and torch sees none; leave --amp out to run in float32'
         )
@@ -129,7 +136,7 @@ def load_config(args: argparse.Namespace) -> Any:
         # MMEngine's model wrapper reads it under every launcher
         os.environ.setdefault('LOCAL_RANK', os.environ[_RANK_VARIABLES[args.launcher][2]])
         if not torch.cuda.is_available():
-            _init_gloo(args.launcher)
+            _init_gloo(args.launcher, cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout'))
             # MMEngine would hand the wrapper the number of a GPU
             wrapper = cfg.get('model_wrapper_cfg') or dict(
                 type='MMDistributedDataParallel',
@@ -189,7 +196,7 @@ def _require_launcher(launcher: str) -> None:
         )
 
 
-def _init_gloo(launcher: str) -> None:
+def _init_gloo(launcher: str, timeout: float | None = None) -> None:
     """Start the process group on a machine without GPUs.
 
     MMEngine's launchers call ``torch.cuda.set_device`` and fail there; they leave a process
@@ -203,7 +210,7 @@ def _init_gloo(launcher: str) -> None:
     os.environ.update(RANK=rank, WORLD_SIZE=world_size, LOCAL_RANK=local_rank)
     os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
     os.environ.setdefault('MASTER_PORT', '29500')
-    dist.init_process_group('gloo')
+    dist.init_process_group('gloo', timeout=timedelta(seconds=timeout) if timeout else None)
 
 
 def build_runner(cfg: Any) -> Any:
@@ -218,53 +225,47 @@ def build_runner(cfg: Any) -> Any:
 
 
 def check_checkpoint(path: str) -> None:
-    """Raise :class:`LaunchError` unless ``path`` is a file that torch loads without running code.
-
-    torch before 2.4 cannot load MMEngine's checkpoints that way (it has no allow-list for the log
-    history in them): there a warning asks for trust.
-    """
-    import warnings
-    import zipfile
-
-    import torch
-
-    from dblrgan_mm import compat
-
+    """Raise :class:`UserError` unless ``path`` is a whole file that torch loads without running
+    code."""
     if path.startswith(('http://', 'https://')):
-        # torch.hub, which MMEngine would fetch it with, runs the code that a file carries
         raise LaunchError(f'{path} is an address: download the checkpoint and give the file')
-    if not os.path.isfile(path):
-        raise LaunchError(
-            f'no checkpoint {path}. A training run names its newest one in '
-            '<work dir>/last_checkpoint.'
-        )
-    try:
-        if 'safe_globals' in compat.apply():
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-        elif not zipfile.is_zipfile(path):
-            raise ValueError('not a zip archive')
+    from dblrgan_mm.inference.checkpoint import read_content
+
+    read_content(Path(path))
+
+
+def newest_checkpoint(work_dir: str) -> str | None:
+    """The newest whole checkpoint of a training; None where there is none yet.
+
+    That is the one that ``last_checkpoint`` names. Where it is damaged or missing, a line on
+    stderr says so, and the one before it is taken.
+
+    Raises:
+        UserError: the newest one would run code, or none of them is whole.
+    """
+    folder = Path(work_dir)
+    note = folder / 'last_checkpoint'
+    if not note.is_file():
+        return None
+    # by its name: the folder may have been moved
+    newest = folder / Path(note.read_text(encoding='utf-8').strip()).name
+
+    def iteration(path: Path) -> int:
+        found = re.fullmatch(r'iter_(\d+)\.pth', path.name)
+        return int(found[1]) if found else -1
+
+    older = [path for path in folder.glob('iter_*.pth') if 0 <= iteration(path) < iteration(newest)]
+    candidates = [newest, *sorted(older, key=iteration, reverse=True)]
+    for path in candidates:
+        try:
+            check_checkpoint(str(path))
+        except UserError as error:
+            if path == candidates[-1] or 'run code' in str(error):
+                raise
+            print(f'warning: {error}. The one before it is taken', file=sys.stderr)
         else:
-            warnings.warn(
-                f'torch {torch.__version__} cannot load {path} safely: a checkpoint can carry '
-                'code, so load only what you trust, or use torch 2.4 or later',
-                stacklevel=2,
-            )
-            return
-    except PermissionError as error:
-        raise LaunchError(f'cannot read the checkpoint {path} ({error.strerror})') from error
-    except Exception as error:  # torch has no one error for a damaged file
-        code = re.search(r'(?:GLOBAL|class) ([\w.]+)', str(error))
-        reason = (
-            f'it holds {code[1]}, which may run code. Have it saved anew as plain tensors'
-            if code
-            else 'it is damaged, cut off, or of another kind. Copy it again'
-        )
-        raise LaunchError(f'the checkpoint {path} is refused: {reason}.') from error
-    if not isinstance(checkpoint, dict):
-        raise LaunchError(
-            f'the checkpoint {path} is refused: it holds a {type(checkpoint).__name__} in place of '
-            'a dictionary of tensors.'
-        )
+            return str(path)
+    return None
 
 
 def run(main: Callable[[], None]) -> None:

@@ -1,3 +1,4 @@
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from mmagic.registry import MODELS
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
+from mmengine.runner.checkpoint import _load_checkpoint
 from torch.nn import functional as F
 
 from dblrgan_mm import compat
@@ -25,11 +27,11 @@ class TestPatches:
         compiled = any(Path(mmcv.__file__).parent.glob('_ext*'))
         assert ('mmcv_ops' in applied) == (not compiled)
 
-    def test_nothing_applies_on_mmagics_own_stack(self):
+    def test_safe_loading_alone_applies_on_mmagics_own_stack(self):
         if torch.__version__.startswith('2.1.') and not LITE:
-            assert compat.apply() == []
+            assert compat.apply() == ['safe_loading']
         else:
-            assert compat.apply() != []
+            assert len(compat.apply()) > 1
 
     def test_logged_once(self):
         code = (
@@ -149,3 +151,41 @@ class TestRestorersOfMMagic:
         gradients = [p.grad is not None for p in net.parameters()]
         assert sum(gradients) > 0.9 * len(gradients)
         assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
+
+
+class TestSafeLoading:
+    """MMEngine's loaders, whoever calls them: resume, load_from, Pretrained."""
+
+    @pytest.fixture
+    def payload(self, tmp_path) -> Path:
+        class Touch:
+            def __reduce__(self):
+                return open, (str(tmp_path / 'trace'), 'w')
+
+        torch.save(dict(state_dict={}, x=Touch()), tmp_path / 'bad.pth')
+        return tmp_path / 'bad.pth'
+
+    def test_code_in_a_file_is_refused(self, payload, tmp_path, monkeypatch):
+        # as torch before 2.6 would load it
+        monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '')
+        with pytest.raises(pickle.UnpicklingError):
+            _load_checkpoint(str(payload))
+        assert not (tmp_path / 'trace').exists()
+        torch.load(payload, weights_only=False)  # the payload is live
+        assert (tmp_path / 'trace').exists()
+
+    def test_code_at_an_address_is_refused(self, payload, tmp_path, monkeypatch):
+        def download(url, path, progress) -> None:
+            Path(path).write_bytes(payload.read_bytes())
+
+        monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+        monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+        with pytest.raises(pickle.UnpicklingError):
+            _load_checkpoint('https://example.org/bad.pth?x=1')
+        assert (tmp_path / 'hub' / 'checkpoints' / 'bad.pth').is_file()
+        assert not (tmp_path / 'trace').exists()
+
+    def test_config_in_a_checkpoint_is_dropped(self, tmp_path):
+        """MMEngine's resume runs ``meta['config']`` as a Python file where it is present."""
+        torch.save(dict(meta=dict(config='raise SystemExit', iter=4)), tmp_path / 'a.pth')
+        assert _load_checkpoint(str(tmp_path / 'a.pth'))['meta'] == dict(iter=4)

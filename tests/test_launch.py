@@ -13,7 +13,7 @@ from mmengine.logging import HistoryBuffer
 
 from dblrgan_mm import compat, launch
 from dblrgan_mm.datasets import DatasetError, VideoClipDataset
-from dblrgan_mm.engine.hooks import CheckpointMismatchError
+from dblrgan_mm.errors import CheckpointMismatchError, UserError
 
 ALLOW_LIST = 'safe_globals' in compat.apply()
 
@@ -134,7 +134,7 @@ class Touch:
 
 class TestCheckpoint:
     def refusal(self, path) -> str:
-        with pytest.raises(launch.LaunchError) as caught:
+        with pytest.raises(UserError) as caught:
             launch.check_checkpoint(str(path))
         message = str(caught.value)
         assert '\n' not in message
@@ -159,9 +159,8 @@ class TestCheckpoint:
 
     def test_missing(self, tmp_path):
         message = self.refusal(tmp_path / 'iter_4.pth')
-        assert message.startswith(f'no checkpoint {tmp_path / "iter_4.pth"}. ')
-        assert 'last_checkpoint' in message
-        assert self.refusal(tmp_path).startswith('no checkpoint'), 'a folder'
+        assert message.startswith(f'no checkpoint {tmp_path / "iter_4.pth"}; ')
+        assert 'is a folder' in self.refusal(tmp_path)
 
     def test_address(self):
         message = self.refusal('https://example.org/dblrgan.pth')
@@ -174,10 +173,15 @@ class TestCheckpoint:
         torch.save(checkpoint, content, _use_new_zipfile_serialization=zipped)
         path = tmp_path / 'cut.pth'
         path.write_bytes(content.getvalue()[: int(kept * len(content.getvalue()))])
-        assert self.refusal(path) == (
-            f'the checkpoint {path} is refused: it is damaged, cut off, or of another kind. '
-            'Copy it again.'
-        )
+        assert 'not a checkpoint, or damaged; give another one' in self.refusal(path)
+
+    def test_a_flipped_bit(self, checkpoint, tmp_path):
+        """In a weight, where torch does not look."""
+        torch.save(checkpoint, tmp_path / 'bit.pth')
+        content = bytearray((tmp_path / 'bit.pth').read_bytes())
+        content[len(content) // 2] ^= 1
+        (tmp_path / 'bit.pth').write_bytes(content)
+        assert 'is damaged' in self.refusal(tmp_path / 'bit.pth')
 
     @pytest.mark.parametrize(
         'content', [b'hello\n', b'<html>404</html>', b'version https://git-lfs\n', b'\x80\x02.']
@@ -185,12 +189,12 @@ class TestCheckpoint:
     def test_another_file(self, tmp_path, content):
         path = tmp_path / 'other.pth'
         path.write_bytes(content)
-        assert 'damaged, cut off, or of another kind' in self.refusal(path)
+        assert 'not a checkpoint, or damaged' in self.refusal(path)
 
     @pytest.mark.skipif(not ALLOW_LIST, reason='torch before 2.4 cannot read it safely')
     def test_no_dictionary(self, tmp_path):
         torch.save([torch.zeros(1)], tmp_path / 'list.pth')
-        assert 'it holds a list in place of a dictionary' in self.refusal(tmp_path / 'list.pth')
+        assert 'holds a list, not the weights' in self.refusal(tmp_path / 'list.pth')
 
     @pytest.mark.skipif(not ALLOW_LIST, reason='torch before 2.4 cannot read it safely')
     @pytest.mark.parametrize('kind', ['zip', 'legacy', 'pickle', 'history'])
@@ -209,19 +213,57 @@ class TestCheckpoint:
         assert not trace.exists()
         assert 'weights_only' not in message, 'no advice to load it all the same'
         if kind != 'pickle':
-            assert 'it holds io.open, which may run code' in message
+            assert 'refused, nothing in it was run: it asks to run code (io.open)' in message
 
         # the payload is live: an unpickler that does not look runs this
         function, arguments = Touch(trace).__reduce__()
         function(*arguments).close()
         assert trace.exists()
 
-    @pytest.mark.skipif(ALLOW_LIST, reason='torch 2.4 reads it safely')
-    def test_old_torch_asks_for_trust_and_reads_nothing(self, tmp_path):
-        torch.save(Touch(tmp_path / 'trace'), tmp_path / 'bad.pth')
-        with pytest.warns(UserWarning, match='load only what you trust'):
-            launch.check_checkpoint(str(tmp_path / 'bad.pth'))
-        assert not (tmp_path / 'trace').exists()
+
+class TestNewestCheckpoint:
+    """Where --resume goes on."""
+
+    @pytest.fixture
+    def work_dir(self, tmp_path) -> Path:
+        for iteration in (2, 4, 10, 12):
+            torch.save(dict(meta=dict(iter=iteration)), tmp_path / f'iter_{iteration}.pth')
+        (tmp_path / 'last_checkpoint').write_text(f'/moved/from/{tmp_path.name}/iter_10.pth')
+        return tmp_path
+
+    def cut(self, path: Path) -> None:
+        path.write_bytes(path.read_bytes()[:-50])
+
+    def test_the_last(self, work_dir, capsys):
+        """The one named; iter_12 is of an earlier run in the same folder."""
+        assert launch.newest_checkpoint(str(work_dir)) == str(work_dir / 'iter_10.pth')
+        assert capsys.readouterr().err == ''
+
+    def test_none_yet(self, tmp_path):
+        assert launch.newest_checkpoint(str(tmp_path)) is None
+
+    @pytest.mark.parametrize('damage', ['cut', 'missing'])
+    def test_the_one_before_a_damaged_one(self, work_dir, capsys, damage):
+        path = work_dir / 'iter_10.pth'
+        self.cut(path) if damage == 'cut' else path.unlink()
+        assert launch.newest_checkpoint(str(work_dir)) == str(work_dir / 'iter_4.pth')
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith('warning: ')
+        assert str(path) in line
+        assert line.endswith('The one before it is taken')
+
+    def test_none_whole(self, work_dir):
+        for path in work_dir.glob('*.pth'):
+            self.cut(path)
+        with pytest.raises(UserError, match=r'iter_2\.pth.*damaged'):
+            launch.newest_checkpoint(str(work_dir))
+
+    def test_code_in_the_last(self, work_dir):
+        """Somebody put it there: not passed over."""
+        torch.save(dict(meta=Touch(work_dir / 'trace')), work_dir / 'iter_10.pth')
+        with pytest.raises(UserError, match='it asks to run code'):
+            launch.newest_checkpoint(str(work_dir))
+        assert not (work_dir / 'trace').exists()
 
 
 class TestRun:

@@ -5,18 +5,23 @@ second of restoring, against a plain loop over the same network.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
+import multiprocessing
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from dblrgan_mm import launch
 from dblrgan_mm.errors import LaunchError
+
+PLAIN = 'plain loop, float32'
 
 
 def main() -> None:
@@ -44,7 +49,7 @@ def main() -> None:
         help='restoring',
         description='Frames per second of a Deblurrer against a loop of DBLRNet in float32 as it '
         'is trained, without any of its measures. Same machine, same run, same clip, taken by '
-        'turns; and what the pixels lose.',
+        'turns, each in a process of its own; and what the pixels lose.',
     )
     infer.add_argument('checkpoint', help='as for tools/deblur.py')
     infer.add_argument('blurry', type=Path, help='folder of blurry frames')
@@ -192,15 +197,16 @@ def repeat_entries(store: Path, folder: Path, count: int) -> Path:
     """A store whose index names the clips of another again and again, `count` clips in all."""
     from dblrgan_mm.clips import clip_store
 
+    folder.mkdir()
+    (folder / 'clips').symlink_to(store.resolve())
     index = clip_store.read_index(store)
     for part in index['splits'].values():
         entries = list(part['clips'].values())
         part['clips'] = {
             f'clip {i}': {**entries[i % len(entries)],
-                          'file': str((store / entries[i % len(entries)]['file']).resolve())}
+                          'file': f'clips/{entries[i % len(entries)]["file"]}'}
             for i in range(count)
         }  # fmt: skip
-    folder.mkdir()
     clip_store.write_index(folder, index)
     return folder
 
@@ -337,24 +343,28 @@ def machine() -> str:
     )
 
 
-def measure_inference(args: argparse.Namespace) -> dict:
-    """Frames per second and PSNR of each way to restore a clip."""
-    import cv2
+_way: Callable[[list], list]  # of this process
+
+
+def choose_way(checkpoint: str, device: str, dtype: str | None) -> None:
+    """Make this process restore by a Deblurrer, or by the plain loop where ``dtype`` is None."""
+    global _way
     import numpy as np
     import torch
 
-    from dblrgan_mm.clips.frames import read_frame
-    from dblrgan_mm.clips.sources import frame_paths
     from dblrgan_mm.inference import Deblurrer
     from dblrgan_mm.inference.checkpoint import load_generator
-    from dblrgan_mm.inference.deblurrer import fastest_dtype, find_device
     from dblrgan_mm.models.dblrnet import DBLRNet
 
-    device = find_device(args.device)
-    generator = load_generator(args.checkpoint)
+    if dtype is not None:
+        deblurrer = Deblurrer.from_checkpoint(checkpoint, device, getattr(torch, dtype))
+        _way = lambda clip: list(deblurrer(clip))  # noqa: E731
+        return
+    generator = load_generator(checkpoint)
     plain = DBLRNet(**generator.architecture)
     plain.load_state_dict(generator.state_dict)
     plain.to(device).eval()
+    reach = plain.num_frames // 2
 
     @torch.inference_mode()
     def loop(clip: list) -> list:
@@ -363,7 +373,6 @@ def measure_inference(args: argparse.Namespace) -> dict:
             torch.from_numpy(np.ascontiguousarray(f)).permute(2, 0, 1).to(device).float() / 255
             for f in clip
         ]
-        reach = plain.num_frames // 2
         frames = [*frames[reach:0:-1], *frames, *frames[-2 : -2 - reach : -1]]
         restored = []
         for i in range(len(clip)):
@@ -372,11 +381,32 @@ def measure_inference(args: argparse.Namespace) -> dict:
             restored.append(out.cpu().numpy())
         return restored
 
-    ways = {'plain loop, float32': loop}
-    for dtype in dict.fromkeys((torch.float32, fastest_dtype(device))):
-        deblurrer = Deblurrer.from_generator(generator, device, dtype)
-        name = str(dtype).removeprefix('torch.')
-        ways[f'Deblurrer, {name}'] = lambda clip, deblurrer=deblurrer: list(deblurrer(clip))
+    _way = loop
+
+
+def restore(clip: list) -> list:
+    return _way(clip)
+
+
+def seconds_a_frame(clip: list) -> float:
+    begin = time.perf_counter()
+    _way(clip)
+    return (time.perf_counter() - begin) / len(clip)
+
+
+def measure_inference(args: argparse.Namespace) -> dict:
+    """Frames per second and PSNR of each way to restore a clip."""
+    import cv2
+    import numpy as np
+    import torch
+
+    from dblrgan_mm.clips.frames import read_frame
+    from dblrgan_mm.clips.sources import frame_paths
+    from dblrgan_mm.inference.checkpoint import load_generator
+    from dblrgan_mm.inference.deblurrer import fastest_dtype, find_device
+
+    device = find_device(args.device)
+    generator = load_generator(args.checkpoint)
 
     def read(folder: Path) -> list:
         if not folder.is_dir():
@@ -390,14 +420,45 @@ def measure_inference(args: argparse.Namespace) -> dict:
     sharp = read(args.sharp) if args.sharp else clip
     if [frame.shape for frame in clip] != [frame.shape for frame in sharp]:
         raise LaunchError(f'{args.sharp}: not as many frames, or not as large, as {args.blurry}')
-    least = plain.num_frames // 2 + 1
+    num_frames = generator.architecture['num_frames']
+    least = num_frames // 2 + 1
     if min(len(clip), args.frames) < least:
         raise LaunchError(
             f'{args.blurry}: {len(clip)} frames and --frames {args.frames}: at least {least} are '
             'needed of each'
         )
-    restored = {name: way(clip) for name, way in ways.items()}
-    expected = restored['plain loop, float32']
+    timed = clip[: args.frames]
+    if args.size:
+        timed = [cv2.resize(f, args.size, interpolation=cv2.INTER_CUBIC) for f in timed]
+
+    dtypes = [
+        str(dtype).removeprefix('torch.')
+        for dtype in dict.fromkeys((torch.float32, fastest_dtype(device)))
+    ]
+    ways = {PLAIN: None, **{f'Deblurrer, {dtype}': dtype for dtype in dtypes}}
+    with contextlib.ExitStack() as stack:
+        # each in a process of its own: a Deblurrer's settings of threads and memory would help
+        # the plain loop, too
+        processes = {
+            name: stack.enter_context(
+                ProcessPoolExecutor(
+                    1,
+                    multiprocessing.get_context('spawn'),
+                    choose_way,
+                    (args.checkpoint, str(device), dtype),
+                )
+            )
+            for name, dtype in ways.items()
+        }
+        restored = {name: process.submit(restore, clip).result()
+                    for name, process in processes.items()}  # fmt: skip
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for process in processes.values():
+            process.submit(restore, timed[:num_frames]).result()
+        for _ in range(args.repeats):
+            for name, process in processes.items():
+                seconds[name].append(process.submit(seconds_a_frame, timed).result())
+    expected = restored[PLAIN]
     largest = {
         name: max(int(np.abs(np.int16(a) - b).max()) for a, b in zip(out, expected, strict=True))
         for name, out in restored.items()
@@ -407,17 +468,6 @@ def measure_inference(args: argparse.Namespace) -> dict:
         restored['blurry'] = clip
         for name, out in restored.items():
             psnr[name] = statistics.mean(cv2.PSNR(a, b) for a, b in zip(out, sharp, strict=True))
-    timed = clip[: args.frames]
-    if args.size:
-        timed = [cv2.resize(f, args.size, interpolation=cv2.INTER_CUBIC) for f in timed]
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():
-        way(timed[: plain.num_frames])
-    for _ in range(args.repeats):
-        for name, way in ways.items():
-            begin = time.perf_counter()
-            way(timed)
-            seconds[name].append((time.perf_counter() - begin) / len(timed))
     height, width = timed[0].shape[:2]
     return dict(
         checkpoint=Path(args.checkpoint).name,
@@ -446,7 +496,7 @@ def print_inference(result: dict) -> None:
     columns = ('', 's a frame', 'range', 'ratio', 'largest difference of 255', 'PSNR, dB')
     for name in columns:
         table.add_column(name, justify='right' if name else 'left')
-    first = statistics.median(result['seconds']['plain loop, float32'])
+    first = statistics.median(result['seconds'][PLAIN])
     for name, values in result['seconds'].items():
         middle = statistics.median(values)
         table.add_row(

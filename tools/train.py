@@ -1,5 +1,7 @@
 """Train a model from a config: ``python tools/train.py configs/dblrgan_gopro.py``."""
 
+import os
+
 from dblrgan_mm import launch
 from dblrgan_mm.errors import LaunchError
 
@@ -18,16 +20,16 @@ def main() -> None:
     if cfg.get('train_cfg') is None:
         raise LaunchError(f'{args.config} is for tests only: it has no training')
 
-    from mmengine.runner import find_latest_checkpoint
-
     if args.amp:
         wrappers = cfg.optim_wrapper
         for wrapper in [wrappers] if 'optimizer' in wrappers else wrappers.values():
             if isinstance(wrapper, dict):
-                wrapper.type = 'AmpOptimWrapper'
+                wrapper.update(type='GuardedAmpOptimWrapper', dtype=args.amp)
+    if args.resume is None and int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)):
+        args.resume = 'auto'  # torchrun has started the group again
     if args.resume:
         # MMEngine would resume from the config's load_from, which was for the first start
-        newest = find_latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
+        newest = launch.newest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
         if newest is not None:
             cfg.load_from, cfg.resume = newest, True
     if cfg.get('load_from'):

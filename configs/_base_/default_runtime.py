@@ -13,16 +13,20 @@ custom_imports = dict(
 
 default_hooks = dict(
     # checkpoints belong into the work dir; MMagic's default ignores --work-dir
-    checkpoint=dict(out_dir=None),
+    checkpoint=dict(type='WholeCheckpointHook', out_dir=None),
     # validation scores against iterations; by default all of them stand at epoch 0
     logger=dict(log_metric_by_epoch=False),
+    match=dict(type='CheckpointMatchHook'),
+    buffers=dict(type='SyncBuffersHook'),  # so that all processes validate one network
+    non_finite=dict(type='NonFiniteHook', max_in_a_row=10),
+    unreadable=dict(type='UnreadableFramesHook'),
 )
+# a process that waits longer for the others, in seconds, ends the run
+env_cfg = dict(dist_cfg=dict(timeout=600))
 
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(_delete_=True, type='DeblurVisualizer', vis_backends=vis_backends)
 custom_hooks = [
-    dict(type='SyncBuffersHook'),  # batch statistics, so that all processes validate one network
-    dict(type='CheckpointMatchHook'),
     dict(type='ClipVisualizationHook', max_clips=4),
     dict(type='TrainingCurvesHook'),
 ]

@@ -72,9 +72,15 @@ def load_clip(root: Path, name: str, entry: dict, paired: bool) -> Clip:
     """A clip by its entry in the index.
 
     Raises:
-        DatasetError: if its file is missing or of the wrong size, or it lacks the sharp frames.
+        DatasetError: if its file is missing, of the wrong size or outside of the store, or it
+            lacks the sharp frames.
     """
     file = root / entry['file']
+    if not Path(os.path.normpath(file)).is_relative_to(os.path.normpath(root)):
+        raise DatasetError(
+            f'clip {name}: the index of the clip store {root.resolve()} names a file outside of '
+            f'it, {entry["file"]}: refused. Convert the data set anew.'
+        )
     try:
         map_frame(f'{file}#blurry.0', tuple(entry['shape']))
     except ValueError as error:

@@ -1,5 +1,6 @@
 """The video-clip data set and its transforms, registered in MMagic's registries."""
 
+from dblrgan_mm.datasets.resumable import ResumableSampler
 from dblrgan_mm.datasets.transforms import ClipRandomCrop, LoadClipFrames
 from dblrgan_mm.datasets.video_clip_dataset import VideoClipDataset
 from dblrgan_mm.errors import DatasetError
@@ -8,5 +9,6 @@ __all__ = [
     'ClipRandomCrop',
     'DatasetError',
     'LoadClipFrames',
+    'ResumableSampler',
     'VideoClipDataset',
 ]

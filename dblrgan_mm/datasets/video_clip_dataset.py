@@ -16,6 +16,8 @@ from dblrgan_mm.clips import clip_store, layouts
 from dblrgan_mm.clips.clip import Clip
 from dblrgan_mm.errors import DatasetError
 
+_MAX_SKIPPED = 100  # windows in the place of one another: then the data set is at fault
+
 
 @DATASETS.register_module()
 class VideoClipDataset(BaseDataset):
@@ -50,7 +52,11 @@ class VideoClipDataset(BaseDataset):
         centres: which frames of a clip are the centre of a window: 'all', or the 30 that DBN
             scores on DVD, 'dbn_1based' or 'dbn_0based' (``dblrgan_mm.clips.layouts.dbn_frames``
             says what is known of the base).
-        pipeline: transforms.
+        unreadable: what happens in training at a frame that cannot be used: 'stop', or 'skip', by
+            which another window, drawn at random, takes its place, and the item's data sample
+            says so in ``skipped``, a list of messages, empty as a rule (``UnreadableFramesHook`` reports them).
+        pipeline: transforms; the last is ``PackInputs``, or another that gives ``data_samples``,
+            where windows may be skipped.
         test_mode: as in MMEngine.
         **kwargs: further arguments of MMEngine's ``BaseDataset``.
 
@@ -73,6 +79,7 @@ class VideoClipDataset(BaseDataset):
         gt: str = 'centre',
         padding: str | None = 'auto',
         centres: str = 'all',
+        unreadable: str = 'stop',
         pipeline: Sequence = (),
         test_mode: bool = False,
         **kwargs: Any,
@@ -93,6 +100,10 @@ class VideoClipDataset(BaseDataset):
             padding = 'reflection' if test_mode else None
         if padding not in ('reflection', 'replicate', None):
             raise ValueError(f"padding must be 'reflection', 'replicate' or None, got {padding!r}")
+        if unreadable not in ('stop', 'skip'):
+            raise ValueError(f"unreadable must be 'stop' or 'skip', got {unreadable!r}")
+        if unreadable == 'skip' and test_mode:
+            raise ValueError("unreadable='skip' is for training: a test covers every frame")
         self.split = split
         self.layout = layout
         self.layout_args = layout_args or {}
@@ -100,6 +111,8 @@ class VideoClipDataset(BaseDataset):
         self.gt = gt
         self.padding = padding
         self.centres = centres
+        self.unreadable = unreadable
+        self._skipped: list[str] = []
         super().__init__(
             data_root=data_root, pipeline=list(pipeline), test_mode=test_mode, **kwargs
         )
@@ -151,17 +164,31 @@ class VideoClipDataset(BaseDataset):
             windows.append(window)
         return windows
 
+    def __getitem__(self, idx: int) -> dict:
+        self._skipped = []
+        item = super().__getitem__(idx)
+        if self.unreadable == 'skip':  # MMagic stacks data samples that have the same keys
+            item['data_samples'].set_metainfo(dict(skipped=self._skipped))
+        return item
+
     def prepare_data(self, idx: int) -> Any:
-        """Run the pipeline on one window; faults of the data are told with clip and frame."""
+        """Run the pipeline on one window; faults of the data are told with clip and frame.
+
+        None where the window is to be skipped, in whose place MMEngine draws another.
+        """
         data_info = self.get_data_info(idx)
         try:
             return self.pipeline(data_info)
         except (ValueError, OSError) as error:  # the data; other errors are a transform's own
             clip, frame = data_info['key'].rsplit('/', 1)
-            raise DatasetError(
+            message = (
                 f'clip {clip}, window around frame {frame}: {error} '
                 f'[{self.layout} layout, {self.split} split of {self.data_root}]'
-            ) from error
+            )
+            if self.unreadable == 'skip' and len(self._skipped) < _MAX_SKIPPED:
+                self._skipped.append(message)
+                return None
+            raise DatasetError(message) from error
 
 
 def pad_index(index: int, length: int, padding: str | None) -> int:

@@ -1,19 +1,30 @@
-"""Hooks and the visualizer that the MMEngine runner lacks, registered in MMagic's registries."""
+"""What the MMEngine runner lacks, registered in MMagic's registries."""
 
 from dblrgan_mm import compat
 
 compat.apply()
 
+from dblrgan_mm.engine.checkpoints import CheckpointMatchHook, WholeCheckpointHook
+from dblrgan_mm.engine.faults import NonFiniteHook, UnreadableFramesHook
 from dblrgan_mm.engine.hooks import (
-    CheckpointMatchHook,
     ClipVisualizationHook,
+    CompileGeneratorHook,
     TrainingCurvesHook,
 )
+from dblrgan_mm.engine.loops import ResumableTrainLoop
+from dblrgan_mm.engine.optim_wrappers import GuardedAmpOptimWrapper, GuardedOptimWrapper
 from dblrgan_mm.engine.visualizer import DeblurVisualizer
 
 __all__ = [
     'CheckpointMatchHook',
     'ClipVisualizationHook',
+    'CompileGeneratorHook',
     'DeblurVisualizer',
+    'GuardedAmpOptimWrapper',
+    'GuardedOptimWrapper',
+    'NonFiniteHook',
+    'ResumableTrainLoop',
     'TrainingCurvesHook',
+    'UnreadableFramesHook',
+    'WholeCheckpointHook',
 ]

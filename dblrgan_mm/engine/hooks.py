@@ -8,52 +8,7 @@ from pathlib import Path
 from mmagic.registry import HOOKS
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-
-from dblrgan_mm.errors import CheckpointMismatchError
-
-
-@HOOKS.register_module()
-class CheckpointMatchHook(Hook):
-    """Refuses a checkpoint whose generator, or another part, is not the model's.
-
-    MMEngine loads what fits and warns about the rest, so that a test of the wrong checkpoint
-    prints scores of random weights. Parts other than the generator, such as the discriminator,
-    may be missing as a whole where no run is resumed: a DBLRGAN starts from a DBLRNet.
-
-    It also drops the text of the config that a checkpoint holds, which MMEngine's resume would
-    run as a Python file, only to look for ``gpu_ids``.
-
-    Raises:
-        CheckpointMismatchError: names what is missing, unknown or of another shape.
-    """
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        checkpoint.get('meta', {}).pop('config', None)
-        stored = checkpoint.get('state_dict', checkpoint)
-        faults = []
-        for name, part in model.named_children():
-            # DDP wraps the parts of a GAN one by one; checkpoints are stored without the wrappers
-            part = part.module if is_model_wrapper(part) else part
-            here = part.state_dict(prefix=f'{name}.')
-            there = {key: stored[key] for key in stored if key.startswith(f'{name}.')}
-            if name != 'generator' and not there and not runner._resume:
-                continue
-            faults += [
-                f'{key} is {tuple(there[key].shape)} there, {tuple(here[key].shape)} here'
-                for key in here
-                if key in there and there[key].shape != here[key].shape
-            ]
-            faults += [f'{key} is missing there' for key in here if key not in there]
-            faults += [f'{key} is unknown here' for key in there if key not in here]
-        if faults:
-            raise CheckpointMismatchError(
-                f'the checkpoint is of another architecture than the config: {faults[0]}'
-                + (f' (and {len(faults) - 1} more)' if len(faults) > 1 else '')
-                + '. Use the config that it was trained with, or correct the model in yours.'
-            )
 
 
 @HOOKS.register_module()
@@ -91,6 +46,25 @@ class ClipVisualizationHook(Hook):
             if wanted and sample.metainfo.get('middle_of_clip'):
                 runner.visualizer.add_datasample(sample, step=step)
                 self._drawn += 1
+
+
+@HOOKS.register_module()
+class CompileGeneratorHook(Hook):
+    """Compiles the generator where it is, for training and validation.
+
+    MMEngine's ``compile`` compiles a whole training step, which for a GAN's two optimisers cannot
+    be done. Names in checkpoints stay as they are.
+
+    Args:
+        **kwargs: arguments of ``torch.compile``.
+    """
+
+    def __init__(self, **kwargs) -> None:
+        self.arguments = kwargs
+
+    def before_train(self, runner: Runner) -> None:
+        generator = getattr(runner.model, 'module', runner.model).generator
+        getattr(generator, 'module', generator).compile(**self.arguments)
 
 
 @HOOKS.register_module()

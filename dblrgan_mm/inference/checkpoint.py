@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -53,7 +54,7 @@ def load_generator(path: str | Path) -> Generator:
             DBLRNet; says which.
     """
     path = Path(path)
-    content = _read(path)
+    content = read_content(path)
     try:
         return _interpret(content, path)
     except (RuntimeError, MemoryError) as error:  # sizes too large, unheard-of kinds of tensors
@@ -212,8 +213,12 @@ def _shape(state_dict: Mapping[str, torch.Tensor], key: str, axes: int) -> tuple
     return shape
 
 
-def _read(path: Path) -> dict:
-    """The content of a file written by ``torch.save``, without executing anything in it."""
+def read_content(path: Path) -> dict:
+    """The content of a file written by ``torch.save``, without executing anything in it.
+
+    Raises:
+        UserError: the file is missing, damaged, no checkpoint, or would run code; says which.
+    """
     if not os.path.isfile(path):
         raise UserError(
             f'{path} is a folder; give the file in it'
@@ -225,6 +230,8 @@ def _read(path: Path) -> dict:
         found = sha256(path) if tag else ''
         content = _load(path)
     except OSError as error:
+        if error.errno == errno.EINVAL:  # torch seeks to before the beginning of a file cut off
+            raise UserError(f'{path}: not a checkpoint, or damaged; give another one') from error
         raise UserError(f'{path}: cannot be read ({error.strerror or error})') from error
     except MemoryError as error:
         raise UserError(f'{path}: does not fit into memory, or is damaged') from error

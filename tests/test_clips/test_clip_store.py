@@ -125,6 +125,22 @@ class TestIndexErrors:
             f'clip gopro_walk_a of the clip store {real_store} has no sharp frames'
         )
 
+    @pytest.mark.parametrize('path', ['{parent}/secret.npy', '../secret.npy', 'a/../../secret.npy'])
+    def test_file_outside_of_the_store(self, real_store, path):
+        path = path.format(parent=real_store.parent)
+        (real_store.parent / 'secret.npy').write_bytes(
+            (real_store / 'train' / 'gopro_walk_a.npy').read_bytes()
+        )
+        change_index(
+            real_store,
+            lambda index: index['splits']['train']['clips']['gopro_walk_a'].update(file=path),
+        )
+        found = message(real_store)
+        assert found.startswith(
+            f'clip gopro_walk_a: the index of the clip store {real_store} names'
+        )
+        assert f'{path}: refused' in found
+
     @pytest.mark.parametrize(
         'text',
         [

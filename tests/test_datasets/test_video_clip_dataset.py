@@ -546,3 +546,55 @@ class TestBadData:
         message = r'clip gopro_walk_a, window around frame 000049: the crop of 512x512 .* 254x144'
         with pytest.raises(DatasetError, match=message):
             dataset[0]
+
+
+class TestUnreadable:
+    """A frame that cannot be used, in training."""
+
+    @pytest.fixture
+    def damaged(self, real_copy) -> Path:
+        frame = real_copy / 'train' / 'gopro_walk_a' / 'blur' / '000050.png'
+        frame.write_bytes(frame.read_bytes()[:100])
+        return frame
+
+    PIPELINE = [
+        dict(type='LoadClipFrames', key='img', channel_order='rgb'),
+        dict(type='LoadClipFrames', key='gt', channel_order='rgb'),
+        dict(type='PackInputs', meta_keys=['key']),
+    ]
+
+    def dataset(self, root, **kwargs) -> VideoClipDataset:
+        return VideoClipDataset(
+            data_root=str(root), split='train', pipeline=self.PIPELINE, **kwargs
+        )
+
+    def test_stops(self, real_copy, damaged):
+        dataset = self.dataset(real_copy)
+        with pytest.raises(DatasetError, match=str(damaged)):
+            dataset[1]
+
+    def test_skips_and_says_so(self, real_copy, damaged):
+        dataset = self.dataset(real_copy, unreadable='skip')
+        good = [i for i in range(len(dataset)) if str(damaged) not in
+                dataset.get_data_info(i)['img_path']]  # fmt: skip
+        assert 0 < len(good) < len(dataset)
+        keys = [dataset.get_data_info(i)['key'] for i in good]
+        for i in range(len(dataset)):
+            sample = dataset[i]['data_samples']
+            assert sample.metainfo['key'] in keys
+            skipped = sample.metainfo['skipped']
+            assert bool(skipped) == (i not in good)
+            assert all(str(damaged) in message for message in skipped)
+
+    def test_nothing_can_be_read(self, real_copy):
+        dataset = self.dataset(real_copy, unreadable='skip')
+        for frame in (real_copy / 'train').rglob('blur/*.png'):
+            frame.write_bytes(b'')
+        with pytest.raises(DatasetError, match='cannot be decoded'):
+            dataset[0]
+
+    def test_arguments(self, real_copy):
+        with pytest.raises(ValueError, match="unreadable must be 'stop' or 'skip', got 'ignore'"):
+            self.dataset(real_copy, unreadable='ignore')
+        with pytest.raises(ValueError, match='a test covers every frame'):
+            self.dataset(real_copy, unreadable='skip', test_mode=True)

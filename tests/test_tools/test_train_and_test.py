@@ -121,7 +121,7 @@ class TestTrainArguments:
         done = self.train(work_dir, 'load_from = None\n', *arguments)
         assert done.code == 1
         assert built == []
-        word = f'no checkpoint {path}' if damage == 'missing' else f'checkpoint {path} is refused'
+        word = f'no checkpoint {path}' if damage == 'missing' else f'{path}: not a checkpoint, or'
         assert word in done.err
         assert done.err.count('\n') == 1
 
@@ -140,7 +140,8 @@ class TestTrainArguments:
         assert self.train(work_dir, f'optim_wrapper = {wrapper}\n', '--amp').code == 0
         found = built[0].optim_wrapper
         found = [found] if players == 1 else [found.generator, found.discriminator]
-        assert [wrapper.type for wrapper in found] == ['AmpOptimWrapper'] * players
+        assert [wrapper.type for wrapper in found] == ['GuardedAmpOptimWrapper'] * players
+        assert [wrapper.dtype for wrapper in found] == ['float16'] * players
 
 
 class TestScores:

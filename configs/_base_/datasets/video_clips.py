@@ -9,7 +9,7 @@ train_pipeline = [
     dict(type='Flip', keys=['img', 'gt'], flip_ratio=0.5, direction='vertical'),
     dict(type='RandomTransposeHW', keys=['img', 'gt'], transpose_ratio=0.5),
     dict(type='TemporalReverse', keys=['img', 'gt'], reverse_ratio=0.5),
-    dict(type='PackInputs'),
+    dict(type='PackInputs', meta_keys=['key']),
 ]
 test_pipeline = [
     dict(type='LoadClipFrames', key='img', channel_order='rgb'),
@@ -21,7 +21,7 @@ train_dataloader = dict(
     batch_size=4,
     num_workers=8,
     persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
+    sampler=dict(type='ResumableSampler', shuffle=True),
     dataset=dict(
         type='VideoClipDataset',
         num_frames=num_frames,

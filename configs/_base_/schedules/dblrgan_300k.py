@@ -4,6 +4,6 @@ _base_ = ['./dblrnet_300k.py']
 optim_wrapper = dict(
     _delete_=True,
     constructor='MultiOptimWrapperConstructor',
-    generator=dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-4)),
-    discriminator=dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-4)),
+    generator=dict(type='GuardedOptimWrapper', optimizer=dict(type='Adam', lr=1e-4)),
+    discriminator=dict(type='GuardedOptimWrapper', optimizer=dict(type='Adam', lr=1e-4)),
 )

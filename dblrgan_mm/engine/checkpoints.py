@@ -1,0 +1,245 @@
+"""Checkpoints of a training: written whole, found whole, loaded without running code."""
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmagic.registry import HOOKS
+from mmengine.dist import get_rank, get_world_size, is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.logging import HistoryBuffer
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from dblrgan_mm import files
+from dblrgan_mm.engine.processes import any_process, gather_buffers
+from dblrgan_mm.errors import CheckpointMismatchError, UserError
+
+HISTORY = 1000  # values of each curve that are kept; the windows of the log are shorter
+
+
+class WholeFileBackend(LocalBackend):
+    """MMEngine's backend of local files, with files that are written whole or not at all."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        final = Path(filepath)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        part = final.with_name(f'{final.name}.part')
+        try:
+            part.write_bytes(obj)
+            files.put_in_place(part, final)
+        except OSError:
+            with contextlib.suppress(OSError):  # which would hide the first error
+                part.unlink(missing_ok=True)
+            raise
+
+
+register_backend('whole', WholeFileBackend, force=True)
+
+
+@HOOKS.register_module()
+class WholeCheckpointHook(CheckpointHook):
+    """MMEngine's ``CheckpointHook``, with checkpoints that a kill or a full disk cannot spoil.
+
+    MMEngine writes in place, so that a kill leaves half a file under the final name, and deletes
+    the oldest checkpoint, and the best one, before the new one is written. Here a checkpoint gets
+    its name when it is on the disk, and what it replaces goes then. Where it cannot be written,
+    the log says so and the training goes on; the last one is kept. It is an error only if the last
+    checkpoint of a run cannot be written.
+
+    A checkpoint holds besides MMEngine's content:
+
+    - ``rank_buffers``: the floating-point buffers (batch statistics) of every process, where there
+      are several; the weights are stored with their mean, as they are validated. A resume with as
+      many processes gives each its own back;
+    - the log's history, its last 1000 values, as plain tensors in place of pickled objects, which
+      ``torch.load`` refuses.
+
+    Args:
+        **kwargs: as of MMEngine's, for a local disk.
+    """
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**{**kwargs, 'backend_args': dict(backend='whole')})
+        self._step: int | None = None  # of the checkpoint written last
+        self._fault: OSError | None = None  # why the one after it was not
+        self._buffers: dict[str, torch.Tensor] = {}  # of all processes, while one is written
+        self._wait = False
+
+    def before_train(self, runner: Runner) -> None:
+        super().before_train(runner)
+        if is_main_process():
+            for part in Path(self.out_dir).glob('*.pth.part'):  # of a run that was killed
+                part.unlink()
+
+    def after_train(self, runner: Runner) -> None:
+        """Raise a ``UserError`` if the last checkpoint could not be written."""
+        if self._fault is not None:
+            raise UserError(
+                f'the last checkpoint could not be written to {self.out_dir} ({self._fault}); '
+                + self._kept()
+            ) from self._fault
+        super().after_train(runner)
+
+    def save_now(self, runner: Runner, iteration: int) -> None:
+        """Save after this many iterations, unless that was done; on all processes."""
+        if self._step != iteration:
+            meta = dict(epoch=runner.epoch, iter=iteration)
+            self._save_checkpoint_with_step(runner, iteration, meta)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        hub = checkpoint['message_hub']
+        for name, history in hub['log_scalars'].items():
+            values, counts = (torch.from_numpy(part[-HISTORY:].copy()) for part in history.data)
+            hub['log_scalars'][name] = dict(values=values, counts=counts)
+        for name, value in hub['runtime_info'].items():
+            if isinstance(value, np.generic):
+                hub['runtime_info'][name] = value.item()
+        if self._buffers:
+            checkpoint['rank_buffers'] = self._buffers
+            state = checkpoint['state_dict']
+            state.update({k: v.mean(dim=0) for k, v in self._buffers.items() if k in state})
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
+        for name, part in scalars.items():
+            if isinstance(part, dict):
+                scalars[name] = HistoryBuffer(part['values'].tolist(), part['counts'].tolist())
+        for name, values in checkpoint.get('rank_buffers', {}).items():
+            if runner._resume and len(values) == get_world_size():
+                checkpoint['state_dict'][name] = values[get_rank()]
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        if self._wait:
+            return
+        before, outdated = list(getattr(self, 'keep_ckpt_ids', [])), []  # MMEngine's name for it
+        if self.max_keep_ckpts > 0 and step not in before:
+            outdated = before[: max(0, len(before) + 1 - self.max_keep_ckpts)]
+            self._keep(runner, [*before, step])
+        folder, name = Path(self.out_dir), self.filename_tmpl.format(step)
+        runner.message_hub.update_info('last_ckpt', str(folder / name))
+        self._buffers = gather_buffers(runner.model)
+        with self._faults_told(runner, f'checkpoint of iteration {step}'):
+            runner.save_checkpoint(
+                self.out_dir,
+                name,
+                save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler,
+                meta=meta,
+                by_epoch=self.by_epoch,
+                backend_args=self.backend_args,
+                **self.args,
+            )
+            if is_main_process():
+                last = Path(runner.work_dir) / 'last_checkpoint'
+                self.file_backend.put(str(folder / name).encode(), last)
+        self._buffers = {}
+        if self._fault is not None:
+            self._keep(runner, before)
+        else:
+            self.last_ckpt, self._step = str(folder / name), step
+            if is_main_process():
+                for old in outdated:
+                    (folder / self.filename_tmpl.format(old)).unlink(missing_ok=True)
+
+    def _keep(self, runner: Runner, steps: list[int]) -> None:
+        if self.max_keep_ckpts > 0:
+            self.keep_ckpt_ids = deque(steps, self.max_keep_ckpts)
+            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        if not self.save_best:
+            return
+        # MMEngine deletes what it finds under these names before it writes the new one
+        single = len(self.key_indicators) == 1
+        before = {'': self.best_ckpt_path} if single else dict(self.best_ckpt_path_dict)
+        if single:
+            self.best_ckpt_path = None
+        else:
+            self.best_ckpt_path_dict = dict.fromkeys(before)
+        info = runner.message_hub.runtime_info
+        noted = {key: info[key] for key in info if key.startswith(('best_score', 'best_ckpt'))}
+        self._wait = True  # MMEngine saves the last one again, on processes that know no fault
+        with self._faults_told(runner, 'best checkpoint'):
+            super()._save_best_checkpoint(runner, metrics)
+        self._wait = False
+        after = {'': self.best_ckpt_path} if single else dict(self.best_ckpt_path_dict)
+        if self._fault is not None:
+            after = dict.fromkeys(before)
+            for key in [key for key in info if key.startswith(('best_score', 'best_ckpt'))]:
+                del info[key]
+            info.update(noted)
+        improved = any(after.values())
+        for key, path in before.items():
+            if after.get(key) is None:
+                after[key] = path
+            elif path and path != after[key] and is_main_process():
+                Path(path).unlink(missing_ok=True)
+        if single:
+            self.best_ckpt_path = after['']
+        else:
+            self.best_ckpt_path_dict = after
+        if improved and self.last_ckpt is not None:
+            meta = dict(epoch=runner.epoch, iter=runner.iter)
+            self._save_checkpoint_with_step(runner, runner.iter, meta)  # it names the best one
+
+    @contextlib.contextmanager
+    def _faults_told(self, runner: Runner, what: str) -> Iterator[None]:
+        """Log that something could not be written; known to all processes after."""
+        fault = None
+        try:
+            yield
+        except OSError as error:
+            fault = error
+            runner.logger.error(
+                f'The {what} could not be written to {self.out_dir} ({error}). '
+                f'The training goes on and tries again at the next one; {self._kept()}'
+            )
+        failed = any_process(fault is not None)
+        self._fault = (fault or OSError('see the log of the main process')) if failed else None
+
+    def _kept(self) -> str:
+        kept = f'the last whole one is {self.last_ckpt}' if self.last_ckpt else 'there is none yet'
+        return f'{kept}. Make room, or see to the disk'
+
+
+@HOOKS.register_module()
+class CheckpointMatchHook(Hook):
+    """Refuses a checkpoint whose generator, or another part, is not the model's.
+
+    MMEngine loads what fits and warns about the rest, so that a test of the wrong checkpoint
+    prints scores of random weights. Parts other than the generator, such as the discriminator,
+    may be missing as a whole where no run is resumed: a DBLRGAN starts from a DBLRNet.
+
+    Raises:
+        CheckpointMismatchError: names what is missing, unknown or of another shape.
+    """
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        stored = checkpoint.get('state_dict', checkpoint)
+        faults = []
+        for name, part in model.named_children():
+            # DDP wraps the parts of a GAN one by one; checkpoints are stored without the wrappers
+            part = part.module if is_model_wrapper(part) else part
+            here = part.state_dict(prefix=f'{name}.')
+            there = {key: stored[key] for key in stored if key.startswith(f'{name}.')}
+            if name != 'generator' and not there and not runner._resume:
+                continue
+            faults += [
+                f'{key} is {tuple(there[key].shape)} there, {tuple(here[key].shape)} here'
+                for key in here
+                if key in there and there[key].shape != here[key].shape
+            ]
+            faults += [f'{key} is missing there' for key in here if key not in there]
+            faults += [f'{key} is unknown here' for key in there if key not in here]
+        if faults:
+            raise CheckpointMismatchError(
+                f'the checkpoint is of another architecture than the config: {faults[0]}'
+                + (f' (and {len(faults) - 1} more)' if len(faults) > 1 else '')
+                + '. Use the config that it was trained with, or correct the model in yours.'
+            )

@@ -1,0 +1,139 @@
+"""Hooks for what goes wrong within a training: numbers that are not finite, unreadable frames."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmagic.registry import HOOKS
+from mmengine.dist import all_reduce, get_rank
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import Runner
+
+from dblrgan_mm.engine.processes import float_buffers
+from dblrgan_mm.errors import UserError
+
+
+@HOOKS.register_module()
+class NonFiniteHook(Hook):
+    """Reports steps that a ``GuardedOptimWrapper`` skipped, and ends the run after too many.
+
+    What a skipped iteration did to the batch statistics is undone, since one value that is not
+    finite would stay in them for ever. Ours.
+
+    Args:
+        max_in_a_row: the run stops after so many steps in a row that were not finite, on all
+            processes, each of which writes ``non_finite_iter_<n>_rank<r>.json`` into the work dir
+            with the names of the windows of its last batch. The weights are sound then, and those
+            of the last checkpoint.
+
+    Raises:
+        UserError: at the end of such a run.
+    """
+
+    def __init__(self, max_in_a_row: int = 10) -> None:
+        self.max_in_a_row = max_in_a_row
+        self._buffers: list[torch.Tensor] = []
+
+    def before_train(self, runner: Runner) -> None:
+        self._keep_buffers(runner)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        for _, player in _players(runner):
+            player.outcome = None  # a player of a GAN may not take part
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        outcomes = []
+        for name, player in _players(runner):
+            outcomes.append(player.outcome)
+            if player.outcome in ('non-finite', 'overflow'):
+                self._report(runner, name, player, data_batch, outputs)
+        if 'non-finite' in outcomes:
+            _copy(self._buffers, list(float_buffers(runner.model).values()))
+        elif 'step' in outcomes:
+            self._keep_buffers(runner)
+
+    def _keep_buffers(self, runner: Runner) -> None:
+        buffers = list(float_buffers(runner.model).values())
+        if self._buffers:
+            _copy(buffers, self._buffers)
+        else:
+            self._buffers = [buffer.clone() for buffer in buffers]
+
+    def _report(
+        self, runner: Runner, name: str, player: Any, data_batch: Any, outputs: Any
+    ) -> None:
+        iteration = runner.iter + 1
+        whose = f' of the {name}' if name else ''
+        if player.outcome == 'overflow':
+            runner.logger.warning(
+                f'Iteration {iteration}: the scaled gradient{whose} overflowed, as mixed precision '
+                f'lets it now and then; step skipped, loss scale now '
+                f'{player.loss_scaler.get_scale():g} ({player.skipped["overflow"]} so far)'
+            )
+            return
+        runner.logger.warning(
+            f'Iteration {iteration}: loss or gradient{whose} not finite; step skipped on all '
+            f'processes ({player.skipped["non-finite"]} so far, {player.in_a_row} in a row)'
+        )
+        if player.in_a_row < self.max_in_a_row:
+            return
+        file = Path(runner.work_dir) / f'non_finite_iter_{iteration}_rank{get_rank()}.json'
+        losses = {key: str(value) for key, value in (outputs or {}).items()}
+        windows = window_names(data_batch)
+        file.write_text(json.dumps(dict(iteration=iteration, windows=windows, losses=losses)))
+        raise UserError(
+            f'stopped at iteration {iteration}: loss or gradient{whose} was not finite '
+            f'{player.in_a_row} times in a row. The windows of the last batch are named in {file}. '
+            'Lower the learning rate, set clip_grad, or use bfloat16 or float32, and go on with '
+            '--resume from the last checkpoint'
+        )
+
+
+def _players(runner: Runner) -> list[tuple[str, Any]]:
+    wrapper = runner.optim_wrapper
+    players = wrapper.items() if isinstance(wrapper, OptimWrapperDict) else [('', wrapper)]
+    return [(name, player) for name, player in players if hasattr(player, 'outcome')]
+
+
+def _copy(sources: list[torch.Tensor], targets: list[torch.Tensor]) -> None:
+    if targets:
+        torch._foreach_copy_(targets, sources)
+
+
+@HOOKS.register_module()
+class UnreadableFramesHook(Hook):
+    """Counts and reports windows that ``VideoClipDataset(unreadable='skip')`` replaced."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        for sample in _samples(data_batch):
+            for message in sample.metainfo.get('skipped', ()):
+                self._count += 1
+                # not a warning: MMEngine shows those of the main process alone
+                runner.logger.error(f'Window skipped, {self._count} so far: {message}')
+
+    def after_train(self, runner: Runner) -> None:
+        count = torch.tensor(self._count)
+        all_reduce(count)
+        if count:
+            runner.logger.error(
+                f'{count.item()} windows were skipped since the start, on all processes, because '
+                'a frame could not be read; the log names them'
+            )
+
+
+def _samples(data_batch: Any) -> list:
+    samples = data_batch.get('data_samples') if isinstance(data_batch, Mapping) else None
+    return samples if isinstance(samples, list) else []
+
+
+def window_names(data_batch: Any) -> list[str]:
+    """'<clip>/<centre frame>' of each window of a batch; empty where ``PackInputs`` drops it."""
+    return [sample.metainfo.get('key', '') for sample in _samples(data_batch)]

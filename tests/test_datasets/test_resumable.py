@@ -1,0 +1,103 @@
+"""Training data that can start anywhere, on the real frames and with the real augmentations."""
+
+import copy
+import itertools
+import pickle
+import time
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from torch.utils.data import DataLoader
+
+from dblrgan_mm.datasets import ResumableSampler, VideoClipDataset
+from dblrgan_mm.datasets import resumable as module
+from dblrgan_mm.datasets.resumable import Place, SeededDataset
+
+
+def take(sampler, count: int) -> list:
+    return list(itertools.islice(iter(sampler), count))
+
+
+class TestSampler:
+    def sampler(self, place: int = 0, seed: int = 3, size: int = 7, **kwargs) -> ResumableSampler:
+        sampler = ResumableSampler(range(size), seed=seed, **kwargs)
+        sampler.start(seed, place)
+        return sampler
+
+    def test_each_permutation_holds_everything_once(self):
+        order = take(self.sampler(), 21)
+        passes = [order[i : i + 7] for i in (0, 7, 14)]
+        assert [sorted(part) for part in passes] == [list(range(7))] * 3
+        assert passes[0] != passes[1] != passes[2]
+
+    @pytest.mark.parametrize('place', [1, 6, 7, 8, 20])
+    def test_starts_anywhere(self, place):
+        assert take(self.sampler(place), 10) == take(self.sampler(), place + 10)[place:]
+
+    def test_seeds_differ(self):
+        assert take(self.sampler(seed=1), 7) != take(self.sampler(seed=2), 7)
+
+    def test_without_shuffle(self):
+        assert take(self.sampler(5, shuffle=False), 4) == [5, 6, 0, 1]
+
+    def test_processes_share_one_order(self, monkeypatch):
+        one = take(self.sampler(4), 12)
+        shares = []
+        for rank in range(3):
+            monkeypatch.setattr(module, 'get_dist_info', lambda rank=rank: (rank, 3))
+            shares.append(take(self.sampler(4), 4))
+        assert [index for together in zip(*shares, strict=True) for index in together] == one
+
+    def test_far_ahead_at_once(self):
+        begin = time.perf_counter()
+        (index,) = take(self.sampler(200_000 * 64, size=2103), 1)
+        assert time.perf_counter() - begin < 0.1
+        assert index.place == 200_000 * 64
+
+    def test_a_place_is_an_int_that_can_be_sent(self):
+        place = pickle.loads(pickle.dumps(Place(4, 5, 6)))  # noqa: S301  (our own)
+        assert (place, place.seed, place.place) == (4, 5, 6)
+        assert [10, 11, 12, 13, 14][place] == 14
+
+
+@pytest.fixture(scope='module')
+def dataset(repo, sample_root):
+    """The sample's training set with its crops, flips and reversals."""
+    source = Config.fromfile(repo / 'configs' / 'dblrgan_sample.py').train_dataloader.dataset
+    source.pop('type')
+    return SeededDataset(VideoClipDataset(**{**source, 'data_root': str(sample_root)}))
+
+
+class TestSeededDataset:
+    def batches(self, dataset, place: int, count: int, workers: int) -> list[torch.Tensor]:
+        sampler = ResumableSampler(dataset, seed=0)
+        sampler.start(0, place)
+        loader = DataLoader(
+            dataset, 2, num_workers=workers, sampler=sampler, collate_fn=pseudo_collate
+        )
+        return [
+            torch.cat([*batch['inputs'], *(s.gt_img for s in batch['data_samples'])])
+            for batch in itertools.islice(loader, count)
+        ]
+
+    @pytest.mark.parametrize('workers', [0, 1, 2])
+    def test_same_batches_from_anywhere_with_any_workers(self, dataset, workers):
+        expected = self.batches(dataset, 0, 5, workers=0)
+        torch.manual_seed(7)  # whatever the process drew before
+        np.random.seed(7)  # noqa: NPY002
+        found = self.batches(dataset, 4, 3, workers)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected[2:], strict=True))
+
+    def test_a_sample_is_augmented_anew_each_time(self, dataset):
+        one, two = (dataset[Place(0, 0, place)]['inputs'] for place in (1, 2))
+        assert not torch.equal(one, two)
+
+    def test_passes_for_the_data_set(self, dataset):
+        assert len(dataset) == 20
+        assert dataset.metainfo['task_name'] == 'video_deblurring'
+        assert copy.deepcopy(dataset).split == 'train'
+        with pytest.raises(AttributeError):
+            _ = dataset.nonsense
