@@ -53,8 +53,8 @@ class VideoClipDataset(BaseDataset):
             scores on DVD, 'dbn_1based' or 'dbn_0based' (``dblrgan_mm.clips.layouts.dbn_frames``
             says what is known of the base).
         unreadable: what happens in training at a frame that cannot be used: 'stop', or 'skip', by
-            which another window, drawn at random, takes its place, and the item's data sample
-            says so in ``skipped``, a list of messages, empty as a rule (``UnreadableFramesHook`` reports them).
+            which another window, drawn at random, takes its place. Each item's data sample then
+            has ``skipped``, a list of messages, mostly empty, for ``UnreadableFramesHook``.
         pipeline: transforms; the last is ``PackInputs``, or another that gives ``data_samples``,
             where windows may be skipped.
         test_mode: as in MMEngine.

@@ -21,7 +21,7 @@ from dblrgan_mm.engine.processes import any_process
 from dblrgan_mm.errors import LaunchError
 
 _SAMPLES = 'samples_seen'
-_VALIDATED = 'validated_at'
+_VALIDATED = 'iteration_of_last_validation'
 
 
 @LOOPS.register_module()
