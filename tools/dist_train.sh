@@ -6,7 +6,9 @@
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,5s/^# //p' "$0" >&2; exit 2; }
 
-# a rendezvous that nodes can leave and join again; the node of rank 0 keeps it
+# a rendezvous that nodes can leave and join again; the node of rank 0 keeps it. With torch's sharing
+# of its store, a node that joins again waits in vain for the address of rank 0.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 exec "${PYTHON:-python}" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" --nproc_per_node="$2" --max_restarts="${MAX_RESTARTS:-0}" \
     --rdzv_backend=c10d --rdzv_endpoint="${MASTER_ADDR:-127.0.0.1}:${MASTER_PORT:-29500}" \

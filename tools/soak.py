@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('work_dir', type=Path, help='folder for the two runs; must be new')
     parser.add_argument('--config', default=TOOLS.parent / 'configs' / 'dblrgan_sample.py')
-    parser.add_argument('--kills', type=launch.positive, default=50, help='at least (50)')
+    parser.add_argument('--kills', type=launch.positive, default=50, help='how many (50)')
     parser.add_argument('--processes', type=launch.positive, default=1)
     parser.add_argument('--seed', type=int, default=0, help='of the moments')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
@@ -55,8 +55,9 @@ def main() -> None:
         if run is None:
             run = Training(args, 'killed')
             run.wait_for_training()
-        # half of this on the average, less what a kill loses, takes as many kills to the end
-        code = run.wait(moments.uniform(0, 2 * seconds / args.kills))
+        left = args.kills - sum(counts.values())
+        # on the average this leaves some way to go after the last kill
+        code = run.wait(moments.uniform(0, 1.5 * seconds / args.kills) if left else None)
         if code is None:
             kind = moments.choice(list(counts))
             counts[kind] += 1
@@ -81,7 +82,7 @@ def main() -> None:
         raise LaunchError(f'the last checkpoints differ in {", ".join(different[:5])}')
     print('the last checkpoints are equal, bit for bit')
     if kills < args.kills:
-        raise LaunchError(f'{kills} kills are fewer than {args.kills}: give more iterations')
+        raise LaunchError(f'it ended after {kills} kills, before {args.kills}: try another --seed')
 
 
 class Training:
