@@ -34,13 +34,7 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         '--data-root', help="the data set's folder, or a clip store of it, in place of the config's"
     )
-    parser.add_argument(
-        '--amp',
-        nargs='?',
-        const='float16',
-        choices=['float16', 'bfloat16'],
-        help='automatic mixed precision, float16 (the default, needs a GPU) or bfloat16',
-    )
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision; needs a GPU')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -96,7 +90,7 @@ def load_config(args: argparse.Namespace) -> Any:
 
     Raises:
         LaunchError: if the config is missing or an override does not fit it, the work dir cannot
-            be written, float16 is asked for without a GPU, or the launcher's variables are
+            be written, ``--amp`` is asked for without a GPU, or the launcher's variables are
             missing.
     """
     if not Path(args.config).is_file():
@@ -125,7 +119,7 @@ def load_config(args: argparse.Namespace) -> Any:
 
     import torch
 
-    if args.amp == 'float16' and not torch.cuda.is_available():
+    if args.amp and not torch.cuda.is_available():
         raise LaunchError(
             '--amp needs a GPU, and torch sees none; leave --amp out to run in float32'
         )

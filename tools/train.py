@@ -21,10 +21,14 @@ def main() -> None:
         raise LaunchError(f'{args.config} is for tests only: it has no training')
 
     if args.amp:
+        import torch
+
+        # float16's range is narrow for a GAN
+        dtype = 'bfloat16' if torch.cuda.is_bf16_supported() else 'float16'
         wrappers = cfg.optim_wrapper
         for wrapper in [wrappers] if 'optimizer' in wrappers else wrappers.values():
             if isinstance(wrapper, dict):
-                wrapper.update(type='GuardedAmpOptimWrapper', dtype=args.amp)
+                wrapper.update(type='GuardedAmpOptimWrapper', dtype=dtype)
     if args.resume is None and int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)):
         args.resume = 'auto'  # torchrun has started the group again
     if args.resume:

@@ -7,6 +7,7 @@ from mmagic.structures import DataSample
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch.nn import functional as F
 
+from dblrgan_mm.engine import GuardedOptimWrapper
 from dblrgan_mm.models import DBLRGAN, AdversarialLoss, ContentLoss
 
 CONFIG = dict(
@@ -286,3 +287,33 @@ class TestDiscriminatorLearns:
             return logits.grad.abs().item()
 
         assert slope('saturating') < 1e-4 < 0.9 < slope('non_saturating')
+
+
+def test_accumulated_gradients_are_those_of_a_larger_batch(batch):
+    """Two batches of one window against one of two; both players, and the average once."""
+    halves = [dict(inputs=[x], data_samples=[s]) for x, s in zip(*batch.values(), strict=True)]
+    torch.manual_seed(0)
+    large = build(ema=dict(momentum=0.1))
+    # batch statistics differ between one and two windows: the running ones are used here
+    large.discriminator.eval()
+    small = deepcopy(large)
+    before = weights(large)
+    for model, counts, batches in ((large, 1, [batch]), (small, 2, halves)):
+        optim = OptimWrapperDict(
+            **{
+                name: GuardedOptimWrapper(
+                    optimizer=torch.optim.SGD(getattr(model, name).parameters(), lr=1.0),
+                    accumulative_counts=counts,
+                )
+                for name in ('generator', 'discriminator')
+            }
+        )
+        for part in batches:
+            step(model, optim, part)
+        assert model.generator_ema.steps == 1
+    for name in ('generator', 'discriminator', 'generator_ema'):
+        pairs = zip(weights(getattr(small, name)), weights(getattr(large, name)), strict=True)
+        for found, expected in pairs:
+            torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    moved = max((p - q).abs().max().item() for p, q in zip(weights(large), before, strict=True))
+    assert moved > 1e-3

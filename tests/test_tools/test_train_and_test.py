@@ -131,9 +131,11 @@ class TestTrainArguments:
         assert (done.code, built) == (1, [])
         assert done.err.startswith(f'error: no checkpoint {work_dir.parent / "start.pth"}. ')
 
+    @pytest.mark.parametrize(('dtype', 'has_bfloat16'), [('bfloat16', True), ('float16', False)])
     @pytest.mark.parametrize('players', [1, 2])
-    def test_amp(self, built, work_dir, monkeypatch, players):
+    def test_amp(self, built, work_dir, monkeypatch, players, dtype, has_bfloat16):
         monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+        monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: has_bfloat16)
         wrapper = 'dict(type="OptimWrapper", optimizer=dict(type="Adam"))'
         if players == 2:
             wrapper = f'dict(constructor="X", generator={wrapper}, discriminator={wrapper})'
@@ -141,7 +143,7 @@ class TestTrainArguments:
         found = built[0].optim_wrapper
         found = [found] if players == 1 else [found.generator, found.discriminator]
         assert [wrapper.type for wrapper in found] == ['GuardedAmpOptimWrapper'] * players
-        assert [wrapper.dtype for wrapper in found] == ['float16'] * players
+        assert [wrapper.dtype for wrapper in found] == [dtype] * players
 
 
 class TestScores:
