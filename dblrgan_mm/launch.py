@@ -15,6 +15,8 @@ from typing import Any
 
 from dblrgan_mm.errors import LaunchError, UserError
 
+PARENT = os.getppid()  # as early as can be known: it may die, as torchrun may
+
 # (rank, world size, local rank) as each launcher tells them
 _RANK_VARIABLES = {
     'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
@@ -133,11 +135,11 @@ def load_config(args: argparse.Namespace) -> Any:
             _init_gloo(args.launcher, cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout'))
             # MMEngine would hand the wrapper the number of a GPU
             wrapper = cfg.get('model_wrapper_cfg') or dict(
-                type='MMDistributedDataParallel',
-                broadcast_buffers=False,
-                find_unused_parameters=cfg.get('find_unused_parameters', False),
+                type='MMDistributedDataParallel', broadcast_buffers=False
             )
-            cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+            # looking for unused parameters, DDP sums gradients in the same order in the first
+            # iteration of a process as in the others, so that a resumed run is an exact one
+            cfg.model_wrapper_cfg = dict(wrapper, device_ids=None, find_unused_parameters=True)
     return cfg
 
 
@@ -231,25 +233,27 @@ def check_checkpoint(path: str) -> None:
 def newest_checkpoint(work_dir: str) -> str | None:
     """The newest whole checkpoint of a training; None where there is none yet.
 
-    That is the one that ``last_checkpoint`` names. Where it is damaged or missing, a line on
-    stderr says so, and the one before it is taken.
+    That is the one that ``last_checkpoint`` names, or without that file the one of the highest
+    iteration. Where it is damaged or missing, a line on stderr says so, and the one before it is
+    taken.
 
     Raises:
         UserError: the newest one would run code, or none of them is whole.
     """
     folder = Path(work_dir)
     note = folder / 'last_checkpoint'
-    if not note.is_file():
-        return None
-    # by its name: the folder may have been moved
-    newest = folder / Path(note.read_text(encoding='utf-8').strip()).name
+    named = note.read_text(encoding='utf-8').strip() if note.is_file() else ''
+    newest = Path(named) if os.path.isfile(named) else folder / Path(named).name  # it was moved
 
     def iteration(path: Path) -> int:
         found = re.fullmatch(r'iter_(\d+)\.pth', path.name)
         return int(found[1]) if found else -1
 
-    older = [path for path in folder.glob('iter_*.pth') if 0 <= iteration(path) < iteration(newest)]
-    candidates = [newest, *sorted(older, key=iteration, reverse=True)]
+    candidates = sorted(newest.parent.glob('iter_*.pth') if named else folder.glob('iter_*.pth'),
+                        key=iteration, reverse=True)  # fmt: skip
+    if named:
+        older = [path for path in candidates if 0 <= iteration(path) < iteration(newest)]
+        candidates = [newest, *older]
     for path in candidates:
         try:
             check_checkpoint(str(path))

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def main() -> None:
             kind = moments.choice(list(counts))
             counts[kind] += 1
             print(f'{sum(counts.values())}: {kind}', flush=True)
-            code = run.kill(kind)
+            code = run.kill(kind, moments)
             if code is None:
                 continue  # its launcher has started it again
             resumes += run.resumes()
@@ -135,7 +136,7 @@ class Training:
         except subprocess.TimeoutExpired:
             return None
 
-    def kill(self, kind: str) -> int | None:
+    def kill(self, kind: str, moments: random.Random) -> int | None:
         """Kill it; its exit code, or None where it trains again by itself."""
         if kind == ALL:
             # torchrun starts each in a session of its own
@@ -143,10 +144,11 @@ class Training:
             return self.process.wait()
         if kind == ONE:
             times = self.output().count(_TRAINING)
-            send(signal.SIGKILL, self.workers()[-1:])
+            send(signal.SIGKILL, [moments.choice(self.workers())])
             self.wait_for_training(times + 1)
             return self.process.poll()
-        send(signal.SIGTERM, self.workers())
+        # with their loaders' workers, as Slurm and torchrun do
+        send(signal.SIGTERM, self.workers(), os.killpg)
         code = self.wait(120)
         if code is None:
             raise LaunchError(f'it did not end within 120 s after SIGTERM, see {self.log}')
@@ -160,10 +162,10 @@ class Training:
         return [int(pid) for thread in threads for pid in (thread / 'children').read_text().split()]
 
 
-def send(number: int, processes: list[int]) -> None:
+def send(number: int, processes: list[int], how: Callable[[int, int], None] = os.kill) -> None:
     for process in processes:
         try:
-            os.kill(process, number)
+            how(process, number)
         except ProcessLookupError:
             continue  # it has just ended by itself
 

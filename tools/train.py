@@ -1,6 +1,8 @@
 """Train a model from a config: ``python tools/train.py configs/dblrgan_gopro.py``."""
 
 import os
+from contextlib import nullcontext
+from pathlib import Path
 
 from dblrgan_mm import launch
 from dblrgan_mm.errors import LaunchError
@@ -24,13 +26,13 @@ def main() -> None:
         import torch
 
         # float16's range is narrow for a GAN
-        dtype = 'bfloat16' if torch.cuda.is_bf16_supported() else 'float16'
+        dtype = 'bfloat16' if torch.cuda.get_device_capability() >= (8, 0) else 'float16'
         wrappers = cfg.optim_wrapper
         for wrapper in [wrappers] if 'optimizer' in wrappers else wrappers.values():
             if isinstance(wrapper, dict):
                 wrapper.update(type='GuardedAmpOptimWrapper', dtype=dtype)
-    if args.resume is None and int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)):
-        args.resume = 'auto'  # torchrun has started the group again
+    if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)):
+        args.resume = 'auto'  # torchrun has started the group again: not from a checkpoint named
     if args.resume:
         # MMEngine would resume from the config's load_from, which was for the first start
         newest = launch.newest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
@@ -39,8 +41,14 @@ def main() -> None:
     if cfg.get('load_from'):
         launch.check_checkpoint(cfg.load_from)
 
+    from mmengine.dist import is_main_process
+
+    from dblrgan_mm.files import sole_writer
+
     runner = launch.build_runner(cfg)
-    runner.train()
+    # one run at a time in a work dir: a process that outlived its launcher would spoil it
+    with sole_writer(Path(cfg.work_dir)) if is_main_process() else nullcontext():
+        runner.train()
     runner.logger.info(f'Checkpoints, curves.png and logs: {cfg.work_dir}')
 
 

@@ -4,11 +4,12 @@ import contextlib
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from mmagic.registry import HOOKS
-from mmengine.dist import get_rank, get_world_size, is_main_process
+from mmengine.dist import get_rank, get_world_size, is_main_process, master_only
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import HistoryBuffer
@@ -72,6 +73,8 @@ class WholeCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
+        if runner._resume:
+            self.last_ckpt, self._step = runner._load_from, runner.iter
         if is_main_process():
             for part in Path(self.out_dir).glob('*.pth.part'):  # of a run that was killed
                 part.unlink()
@@ -99,6 +102,8 @@ class WholeCheckpointHook(CheckpointHook):
         for name, value in hub['runtime_info'].items():
             if isinstance(value, np.generic):
                 hub['runtime_info'][name] = value.item()
+        # a schedule's milestones are a Counter, which torch before 2.4 refuses
+        checkpoint['param_schedulers'] = _plain(checkpoint.get('param_schedulers'))
         if self._buffers:
             checkpoint['rank_buffers'] = self._buffers
             state = checkpoint['state_dict']
@@ -110,7 +115,8 @@ class WholeCheckpointHook(CheckpointHook):
             if isinstance(part, dict):
                 scalars[name] = HistoryBuffer(part['values'].tolist(), part['counts'].tolist())
         for name, values in checkpoint.get('rank_buffers', {}).items():
-            if runner._resume and len(values) == get_world_size():
+            known = name in checkpoint['state_dict']
+            if known and runner._resume and len(values) == get_world_size():
                 checkpoint['state_dict'][name] = values[get_rank()]
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
@@ -123,7 +129,7 @@ class WholeCheckpointHook(CheckpointHook):
         folder, name = Path(self.out_dir), self.filename_tmpl.format(step)
         runner.message_hub.update_info('last_ckpt', str(folder / name))
         self._buffers = gather_buffers(runner.model)
-        with self._faults_told(runner, f'checkpoint of iteration {step}'):
+        with self._faults_told(runner, f'checkpoint of iteration {step}') as faults:
             runner.save_checkpoint(
                 self.out_dir,
                 name,
@@ -138,13 +144,12 @@ class WholeCheckpointHook(CheckpointHook):
                 last = Path(runner.work_dir) / 'last_checkpoint'
                 self.file_backend.put(str(folder / name).encode(), last)
         self._buffers = {}
+        self._fault = faults[0] if faults else None
         if self._fault is not None:
             self._keep(runner, before)
         else:
             self.last_ckpt, self._step = str(folder / name), step
-            if is_main_process():
-                for old in outdated:
-                    (folder / self.filename_tmpl.format(old)).unlink(missing_ok=True)
+            self._remove(runner, [folder / self.filename_tmpl.format(old) for old in outdated])
 
     def _keep(self, runner: Runner, steps: list[int]) -> None:
         if self.max_keep_ckpts > 0:
@@ -164,11 +169,11 @@ class WholeCheckpointHook(CheckpointHook):
         info = runner.message_hub.runtime_info
         noted = {key: info[key] for key in info if key.startswith(('best_score', 'best_ckpt'))}
         self._wait = True  # MMEngine saves the last one again, on processes that know no fault
-        with self._faults_told(runner, 'best checkpoint'):
+        with self._faults_told(runner, 'best checkpoint') as faults:
             super()._save_best_checkpoint(runner, metrics)
         self._wait = False
         after = {'': self.best_ckpt_path} if single else dict(self.best_ckpt_path_dict)
-        if self._fault is not None:
+        if faults:
             after = dict.fromkeys(before)
             for key in [key for key in info if key.startswith(('best_score', 'best_ckpt'))]:
                 del info[key]
@@ -177,8 +182,8 @@ class WholeCheckpointHook(CheckpointHook):
         for key, path in before.items():
             if after.get(key) is None:
                 after[key] = path
-            elif path and path != after[key] and is_main_process():
-                Path(path).unlink(missing_ok=True)
+            elif path and path != after[key]:
+                self._remove(runner, [Path(path)])
         if single:
             self.best_ckpt_path = after['']
         else:
@@ -187,24 +192,39 @@ class WholeCheckpointHook(CheckpointHook):
             meta = dict(epoch=runner.epoch, iter=runner.iter)
             self._save_checkpoint_with_step(runner, runner.iter, meta)  # it names the best one
 
+    @master_only
+    def _remove(self, runner: Runner, outdated: list[Path]) -> None:
+        for path in outdated:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                runner.logger.error(f'{path} could not be removed ({error})')
+
     @contextlib.contextmanager
-    def _faults_told(self, runner: Runner, what: str) -> Iterator[None]:
-        """Log that something could not be written; known to all processes after."""
-        fault = None
+    def _faults_told(self, runner: Runner, what: str) -> Iterator[list[OSError]]:
+        """Log that something could not be written; in the list after, on all processes."""
+        faults: list[OSError] = []
         try:
-            yield
+            yield faults
         except OSError as error:
-            fault = error
+            faults.append(error)
             runner.logger.error(
                 f'The {what} could not be written to {self.out_dir} ({error}). '
                 f'The training goes on and tries again at the next one; {self._kept()}'
             )
-        failed = any_process(fault is not None)
-        self._fault = (fault or OSError('see the log of the main process')) if failed else None
+        if any_process(bool(faults)) and not faults:
+            faults.append(OSError('see the log of the main process'))
 
     def _kept(self) -> str:
         kept = f'the last whole one is {self.last_ckpt}' if self.last_ckpt else 'there is none yet'
         return f'{kept}. Make room, or see to the disk'
+
+
+def _plain(state: Any) -> Any:
+    """Lists and dictionaries without types of their own."""
+    if isinstance(state, dict):
+        return {key: _plain(value) for key, value in state.items()}
+    return [_plain(value) for value in state] if isinstance(state, list) else state
 
 
 @HOOKS.register_module()

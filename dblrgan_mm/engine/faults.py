@@ -37,25 +37,21 @@ class NonFiniteHook(Hook):
         self.max_in_a_row = max_in_a_row
         self._buffers: list[torch.Tensor] = []
 
-    def before_train(self, runner: Runner) -> None:
-        self._keep_buffers(runner)
-
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        for _, player in _players(runner):
+        players = [player for _, player in _players(runner)]
+        for player in players:
             player.outcome = None  # a player of a GAN may not take part
+        if all(player.should_update() for player in players):  # no sum of gradients is pending
+            self._keep_buffers(runner)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        outcomes = []
         for name, player in _players(runner):
-            outcomes.append(player.outcome)
+            if player.outcome == 'non-finite':
+                _copy(self._buffers, list(float_buffers(runner.model).values()))
             if player.outcome in ('non-finite', 'overflow'):
                 self._report(runner, name, player, data_batch, outputs)
-        if 'non-finite' in outcomes:
-            _copy(self._buffers, list(float_buffers(runner.model).values()))
-        elif 'step' in outcomes:
-            self._keep_buffers(runner)
 
     def _keep_buffers(self, runner: Runner) -> None:
         buffers = list(float_buffers(runner.model).values())
@@ -124,8 +120,8 @@ class UnreadableFramesHook(Hook):
         all_reduce(count)
         if count:
             runner.logger.error(
-                f'{count.item()} windows were skipped since the start, on all processes, because '
-                'a frame could not be read; the log names them'
+                f'{count.item()} windows were skipped since this command began, on all processes, '
+                'because a frame could not be read; the log names them'
             )
 
 

@@ -10,6 +10,8 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from dblrgan_mm.engine.visualizer import lost_output_told
+
 
 @HOOKS.register_module()
 class ClipVisualizationHook(Hook):
@@ -91,7 +93,11 @@ class TrainingCurvesHook(Hook):
     def _draw(self, runner: Runner) -> Path | None:
         work_dir = Path(runner.work_dir)
         curves = read_scalars(work_dir, skip=self._SKIPPED)
-        return plot_curves(curves, work_dir / 'curves.png') if curves else None
+        if not curves:
+            return None
+        with lost_output_told('picture of the curves'):
+            return plot_curves(curves, work_dir / 'curves.png')
+        return None
 
 
 def read_scalars(work_dir: Path, skip: Sequence[str] = ()) -> dict[str, dict[int, float]]:

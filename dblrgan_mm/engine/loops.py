@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -14,7 +15,9 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.loops import _InfiniteDataloaderIterator, calc_dynamic_intervals
+from torch.utils.data import DataLoader
 
+from dblrgan_mm import launch
 from dblrgan_mm.datasets.resumable import ResumableSampler, SeededDataset, seed_everything
 from dblrgan_mm.engine.checkpoints import HISTORY, WholeCheckpointHook
 from dblrgan_mm.engine.processes import any_process
@@ -40,7 +43,7 @@ class ResumableTrainLoop(IterBasedTrainLoop):
 
     SIGTERM, which Slurm sends before it kills, ends the run after a checkpoint, on all processes
     at the same iteration. The processes agree on that after each iteration, on GPUs after every
-    tenth.
+    tenth. In a validation it has no effect until the end, but a checkpoint is written before.
 
     Args:
         runner, max_iters, val_begin, val_interval, dynamic_intervals: as of MMEngine's.
@@ -49,7 +52,8 @@ class ResumableTrainLoop(IterBasedTrainLoop):
     Raises:
         LaunchError: for another sampler, and where gradients are accumulated over a number of
             iterations that does not divide the iterations at which a run validates, saves or ends,
-            or at which a player of a GAN begins to train.
+            or at which a player of a GAN begins to train; and where processes resumed different
+            checkpoints.
     """
 
     def __init__(
@@ -95,12 +99,23 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         seed, rank = seed.item(), self._sampler.rank
         seen = hub.get_info(_SAMPLES, self._iter * self._batch)
         self._sampler.start(seed, seen)
-        with _Termination() as termination:
+        first = torch.tensor(self._iter)
+        broadcast(first)
+        if any_process(first.item() != self._iter):
+            raise LaunchError(
+                'the processes go on from different iterations: give all of them the same work '
+                'dir on a shared disk, and --resume to all or none'
+            )
+        validation = getattr(runner.val_loop, 'dataloader', None)
+        validation = getattr(runner.val_loop, 'dataloaders', [validation])  # MMagic's has several
+        with _Termination([self.dataloader, *filter(None, validation)]) as termination:
             self.dataloader_iterator = _InfiniteDataloaderIterator(self.dataloader)
+            termination.iterators.append(self.dataloader_iterator._iterator)
             runner.call_hook('before_train')
             runner.call_hook('before_train_epoch')
             if self._iter:
                 runner.logger.info(f'Training goes on behind {self._iter} iterations')
+                self._decide_current_val_interval()
                 self._validate_if_due()
             while self._iter < self._max_iters and not self.stop_training:
                 runner.model.train()
@@ -113,17 +128,15 @@ class ResumableTrainLoop(IterBasedTrainLoop):
                     for history in hub.log_scalars.values():
                         history.max_length = HISTORY
                 self._decide_current_val_interval()
-                if self._iter % window == 0 and self._iter < self._max_iters:
-                    self.stop_training |= termination.agreed(self._iter // window)
-                    if self.stop_training:
-                        break
+                between = self._iter % window == 0 and self._iter < self._max_iters
+                if between and termination.agreed(self._iter // window):
+                    self._save()
+                    runner.logger.warning(
+                        f'Stopped by SIGTERM after iteration {self._iter}; the same command with '
+                        '--resume goes on'
+                    )
+                    break
                 self._validate_if_due()
-            if termination.asked and self._iter < self._max_iters:
-                self._save()
-                runner.logger.warning(
-                    f'Stopped by SIGTERM after iteration {self._iter}; the same command with '
-                    '--resume goes on'
-                )
         runner.call_hook('after_train_epoch')
         runner.call_hook('after_train')
         return runner.model
@@ -139,7 +152,10 @@ class ResumableTrainLoop(IterBasedTrainLoop):
             or hub.get_info(_VALIDATED, 0) == self._iter
         ):
             return
-        # before: what is saved in the course of it comes after the scores
+        # it may take long, and a kill may come
+        for hook in self._checkpoint_hooks():
+            hook.save_now(self.runner, self._iter)
+        # before it: what is saved in the course of it comes after the scores
         hub.update_info(_VALIDATED, self._iter)
         self.runner.val_loop.run()
 
@@ -164,7 +180,7 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         model = getattr(self.runner.model, 'module', self.runner.model)
         counts = {
             'train_cfg.max_iters': self._max_iters,
-            'train_cfg.val_interval': self.val_interval if self.runner.val_loop else 0,
+            'train_cfg.val_interval': math.gcd(*self.dynamic_intervals),
             'model.train_cfg.gen_init_steps': getattr(model, 'gen_init_steps', 0),
             'model.train_cfg.disc_init_steps': getattr(model, 'disc_init_steps', 0),
         }
@@ -180,35 +196,56 @@ class ResumableTrainLoop(IterBasedTrainLoop):
 
 
 class _Termination:
-    """Notes SIGTERM for as long as it is entered."""
+    """Notes SIGTERM for as long as it is entered.
 
-    def __init__(self) -> None:
+    Slurm and torchrun send it to the workers of the loaders, too, whose loss would end the run
+    before the checkpoint is written: they live on for half a minute. They are ended at the exit,
+    since Python would wait for them.
+    """
+
+    def __init__(self, loaders: list[DataLoader]) -> None:
         self.asked = False
-        self._process, self._parent = os.getpid(), os.getppid()
+        self.iterators: list[Any] = []
+        self._loaders = loaders
         self._main = threading.current_thread() is threading.main_thread()
         self._world_size = get_world_size()
 
     def __enter__(self) -> '_Termination':
         if self._main:
             self._before = signal.signal(signal.SIGTERM, self._note)
+        for loader in self._loaders:
+            loader.worker_init_fn = _OutliveTermination(loader.worker_init_fn)
         return self
 
     def __exit__(self, *exception: Any) -> None:
         if self._main:
             signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
+        for iterator in (*self.iterators, *(loader._iterator for loader in self._loaders)):
+            if hasattr(iterator, '_shutdown_workers'):  # there are some
+                iterator._shutdown_workers()
+        for loader in self._loaders:
+            loader._iterator = None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() == self._process:
-            self.asked = True
-        else:
-            # a data loader's worker: its loss would end the run before the checkpoint is written
-            signal.alarm(30)
+        self.asked = True
 
     def agreed(self, count: int) -> bool:
         """Whether any process was asked to end; the same answer on all of them."""
-        if os.getppid() != self._parent and 'TORCHELASTIC_RUN_ID' in os.environ:
+        if os.getppid() != launch.PARENT and 'TORCHELASTIC_RUN_ID' in os.environ:
             raise RuntimeError('torchrun has died: this process would train on beside a new run')
         if torch.cuda.is_available() and self._world_size > 1 and count % 10:
             return False  # the answer waits for the GPU
-        self.asked = any_process(self.asked)
-        return self.asked
+        return any_process(self.asked)
+
+
+class _OutliveTermination:
+    """A worker's initialisation after which SIGTERM ends it in half a minute."""
+
+    def __init__(self, first: Callable[[int], None] | None) -> None:
+        self._first = first
+
+    def __call__(self, worker: int) -> None:
+        if self._first is not None:
+            self._first(worker)
+        # torch's own handler, which ends the worker, is in place already
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(30))

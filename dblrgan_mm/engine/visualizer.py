@@ -1,11 +1,14 @@
 """Pictures of a restored frame beside its blurry and its sharp frame."""
 
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
 import torch
 from mmagic.registry import VISUALIZERS
+from mmengine.logging import print_log
 from mmengine.visualization import Visualizer
 
 _LABEL_HEIGHT = 22
@@ -30,6 +33,11 @@ class DeblurVisualizer(Visualizer):
         super().__init__(name, *args, **kwargs)
         self.zoom = zoom
 
+    def add_scalars(self, *args, **kwargs) -> None:
+        """As MMEngine's; what cannot be written (a full disk) is logged."""
+        with lost_output_told('scalars of the log'):
+            super().add_scalars(*args, **kwargs)
+
     def add_datasample(self, data_sample, step: int = 0) -> None:
         """Draw one sample into every backend.
 
@@ -50,8 +58,18 @@ class DeblurVisualizer(Visualizer):
             [_to_rgb(frame) for frame in frames.values()], list(frames), self.zoom
         )
         clip, frame = data_sample.metainfo['key'].rsplit('/', 1)
-        for backend in self._vis_backends.values():
-            backend.add_image(f'{clip.replace("/", "_")}_{frame}', picture, step)
+        with lost_output_told('picture'):
+            for backend in self._vis_backends.values():
+                backend.add_image(f'{clip.replace("/", "_")}_{frame}', picture, step)
+
+
+@contextlib.contextmanager
+def lost_output_told(what: str) -> Iterator[None]:
+    """Log that something could not be written, which is no reason to end a training."""
+    try:
+        yield
+    except OSError as error:
+        print_log(f'A {what} could not be written ({error})', 'current', logging.ERROR)
 
 
 def compare_frames(frames: Sequence[np.ndarray], labels: Sequence[str], zoom: int) -> np.ndarray:

@@ -49,7 +49,6 @@ def state(runner) -> dict:
 class TestNonFinite:
     def test_weights_and_statistics_stay_as_they_were(self, runner, caplog):
         hook = NonFiniteHook()
-        hook.before_train(runner)
         iterate(runner, [hook])
         before = state(runner)
         iterate(runner, [hook], math.nan)
@@ -66,7 +65,6 @@ class TestNonFinite:
 
     def test_stops_after_so_many_in_a_row_and_names_the_windows(self, runner, tmp_path):
         hook = NonFiniteHook(max_in_a_row=3)
-        hook.before_train(runner)
         for factor in (math.nan, math.nan, 1, math.nan, math.nan):
             iterate(runner, [hook], factor)
         with pytest.raises(UserError) as caught:
@@ -79,7 +77,6 @@ class TestNonFinite:
 
     def test_a_player_that_does_not_take_part_is_not_told_again(self, runner, caplog):
         hook = NonFiniteHook()
-        hook.before_train(runner)
         iterate(runner, [hook], math.nan)
         caplog.clear()
         hook.before_train_iter(runner, 1, None)
@@ -97,8 +94,8 @@ class TestUnreadableFrames:
         assert caplog.messages == [
             'Window skipped, 1 so far: clip b: 1.png is damaged',
             'Window skipped, 2 so far: clip b: 2.png is damaged',
-            '2 windows were skipped since the start, on all processes, because a frame could not '
-            'be read; the log names them',
+            '2 windows were skipped since this command began, on all processes, because a frame '
+            'could not be read; the log names them',
         ]
 
     def test_says_nothing_where_nothing_was(self, runner, caplog):

@@ -135,7 +135,8 @@ class TestTrainArguments:
     @pytest.mark.parametrize('players', [1, 2])
     def test_amp(self, built, work_dir, monkeypatch, players, dtype, has_bfloat16):
         monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-        monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: has_bfloat16)
+        capability = (8, 0) if has_bfloat16 else (7, 5)
+        monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: capability)
         wrapper = 'dict(type="OptimWrapper", optimizer=dict(type="Adam"))'
         if players == 2:
             wrapper = f'dict(constructor="X", generator={wrapper}, discriminator={wrapper})'
