@@ -95,7 +95,7 @@ class TrainingCurvesHook(Hook):
         curves = read_scalars(work_dir, skip=self._SKIPPED)
         if not curves:
             return None
-        with lost_output_told('picture of the curves'):
+        with lost_output_told('The picture of the curves'):
             return plot_curves(curves, work_dir / 'curves.png')
         return None
 

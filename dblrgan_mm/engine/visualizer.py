@@ -35,7 +35,7 @@ class DeblurVisualizer(Visualizer):
 
     def add_scalars(self, *args, **kwargs) -> None:
         """As MMEngine's; what cannot be written (a full disk) is logged."""
-        with lost_output_told('scalars of the log'):
+        with lost_output_told('The scalars of the log'):
             super().add_scalars(*args, **kwargs)
 
     def add_datasample(self, data_sample, step: int = 0) -> None:
@@ -58,7 +58,7 @@ class DeblurVisualizer(Visualizer):
             [_to_rgb(frame) for frame in frames.values()], list(frames), self.zoom
         )
         clip, frame = data_sample.metainfo['key'].rsplit('/', 1)
-        with lost_output_told('picture'):
+        with lost_output_told('A picture'):
             for backend in self._vis_backends.values():
                 backend.add_image(f'{clip.replace("/", "_")}_{frame}', picture, step)
 
@@ -69,7 +69,7 @@ def lost_output_told(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        print_log(f'A {what} could not be written ({error})', 'current', logging.ERROR)
+        print_log(f'{what} could not be written ({error})', 'current', logging.ERROR)
 
 
 def compare_frames(frames: Sequence[np.ndarray], labels: Sequence[str], zoom: int) -> np.ndarray:

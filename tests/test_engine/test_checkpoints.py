@@ -1,17 +1,23 @@
 """Checkpoints of a training: whole, told where they are not, of the right architecture."""
 
 import errno
+import pickletools
+import zipfile
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmagic.registry import MODELS
 from mmengine.fileio import get_file_backend
+from mmengine.logging import HistoryBuffer
+from mmengine.optim import MultiStepLR
 
 from dblrgan_mm import models  # noqa: F401  (registers them)
-from dblrgan_mm.engine import CheckpointMatchHook
+from dblrgan_mm.engine import CheckpointMatchHook, WholeCheckpointHook
+from dblrgan_mm.engine import checkpoints as module
 from dblrgan_mm.engine.checkpoints import WholeFileBackend
 from dblrgan_mm.errors import CheckpointMismatchError
 
@@ -144,3 +150,77 @@ class TestWholeFiles:
         monkeypatch.setattr(Path, 'replace', look)
         WholeFileBackend().put(b'content', tmp_path / 'a' / 'iter_2.pth')
         assert seen == [(False, b'content')]
+
+
+class TestContent:
+    """Plain values, which every torch loads with ``weights_only=True`` and no allow-list."""
+
+    def checkpoint(self, **content) -> dict:
+        hub = dict(log_scalars={}, runtime_info={}, resumed_keys={})
+        return dict(meta={}, state_dict={}, message_hub=hub, param_schedulers=[], **content)
+
+    def stored(self, checkpoint: dict, path: Path, hook: WholeCheckpointHook | None = None) -> dict:
+        """What a file holds and what a resume makes of it."""
+        hook = hook or WholeCheckpointHook()
+        hook.before_save_checkpoint(None, checkpoint)
+        torch.save(checkpoint, path)
+        with zipfile.ZipFile(path) as archive:
+            (name,) = (name for name in archive.namelist() if name.endswith('data.pkl'))
+            opcodes = list(pickletools.genops(archive.read(name)))
+        asked = {argument for opcode, argument, _ in opcodes if opcode.name == 'GLOBAL'}
+        assert asked <= {
+            'collections OrderedDict', 'torch._utils _rebuild_tensor_v2',
+            'torch FloatStorage', 'torch DoubleStorage', 'torch LongStorage',
+        }  # fmt: skip
+        return torch.load(path, weights_only=True)
+
+    def test_milestones_of_a_schedule(self, tmp_path):
+        def build():
+            optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+            return MultiStepLR(optimizer, milestones=[3, 7], gamma=0.5, by_epoch=False)
+
+        one, other = build(), build()
+        for _ in range(2):
+            one.step()
+        checkpoint = self.checkpoint()
+        checkpoint['param_schedulers'] = [one.state_dict()]
+        other.load_state_dict(self.stored(checkpoint, tmp_path / 'a.pth')['param_schedulers'][0])
+        rates = []
+        for scheduler in (one, other):
+            for _ in range(8):
+                scheduler.step()
+                rates.append(scheduler.get_last_value()[0])
+        assert rates[:8] == rates[8:]
+        assert rates[0] > rates[4]
+
+    def test_history_of_the_log(self, tmp_path):
+        history = HistoryBuffer()
+        for value in range(1500):
+            history.update(value, 2)
+        checkpoint = self.checkpoint()
+        checkpoint['message_hub']['log_scalars']['train/loss'] = history
+        checkpoint['message_hub']['runtime_info']['best_score'] = np.float64(26.5)
+        stored = self.stored(checkpoint, tmp_path / 'a.pth')
+        assert stored['message_hub']['runtime_info']['best_score'] == 26.5
+        WholeCheckpointHook().after_load_checkpoint(SimpleNamespace(_resume=True), stored)
+        found = stored['message_hub']['log_scalars']['train/loss']
+        assert found.mean(100) == history.mean(100)
+        assert len(found.data[0]) == 1000
+
+    def test_statistics_of_each_process(self, tmp_path, monkeypatch):
+        hook = WholeCheckpointHook()
+        hook._buffers = {'norm.mean': torch.tensor([[1.0], [3.0]]), 'not saved': torch.ones(2, 1)}
+        checkpoint = self.checkpoint()
+        checkpoint['state_dict']['norm.mean'] = torch.tensor([1.0])
+        stored = self.stored(checkpoint, tmp_path / 'a.pth', hook)
+        assert stored['state_dict']['norm.mean'] == 2, 'the mean, as it is validated'
+        runner = SimpleNamespace(_resume=True)
+        cases = [(0, 2, True, 1), (1, 2, True, 3), (1, 3, True, 2), (1, 2, False, 2)]
+        for rank, world_size, resume, expected in cases:
+            monkeypatch.setattr(module, 'get_rank', lambda rank=rank: rank)
+            monkeypatch.setattr(module, 'get_world_size', lambda size=world_size: size)
+            runner._resume = resume
+            loaded = deepcopy(stored)
+            hook.after_load_checkpoint(runner, loaded)
+            assert loaded['state_dict']['norm.mean'] == expected
+            assert 'not saved' not in loaded['state_dict']

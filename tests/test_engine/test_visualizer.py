@@ -1,3 +1,4 @@
+import errno
 from pathlib import Path
 
 import cv2
@@ -7,6 +8,7 @@ import torch
 from mmagic.structures import DataSample
 
 from dblrgan_mm.engine import DeblurVisualizer
+from dblrgan_mm.engine import visualizer as module
 from dblrgan_mm.engine.visualizer import compare_frames
 
 LABEL = 22  # rows of the labels above the frames
@@ -138,3 +140,18 @@ class TestCompareFrames:
         compare_frames(frames, ['a', 'b'], zoom=2)
         assert (frames[0] == 1).all()
         assert (frames[1] == 2).all()
+
+
+def test_a_full_disk_is_no_reason_to_end(tmp_path, monkeypatch):
+    visualizer = DeblurVisualizer(vis_backends=[dict(type='LocalVisBackend')], save_dir=tmp_path)
+
+    def fail(*args, **kwargs) -> None:
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    visualizer._vis_backends['LocalVisBackend'].add_scalars = fail
+    told = []
+    monkeypatch.setattr(module, 'print_log', lambda message, *args: told.append(message))
+    visualizer.add_scalars(dict(loss=1.0))
+    assert told == [
+        'The scalars of the log could not be written ([Errno 28] No space left on device)'
+    ]

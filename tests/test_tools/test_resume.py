@@ -239,7 +239,7 @@ class TestFaults:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('processes', [1, 2])
+@pytest.mark.parametrize('processes', [1, 3])
 def test_soak(tmp_path, processes):
     """A few of the kills that ``tools/soak.py`` makes by the dozen."""
     options = [*TINY, 'train_cfg.max_iters=80', 'train_cfg.val_interval=40',
