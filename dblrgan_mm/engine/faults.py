@@ -26,8 +26,7 @@ class NonFiniteHook(Hook):
     Args:
         max_in_a_row: the run stops after so many steps in a row that were not finite, on all
             processes, each of which writes ``non_finite_iter_<n>_rank<r>.json`` into the work dir
-            with the names of the windows of its last batch. The weights are sound then, and those
-            of the last checkpoint.
+            with the names of the windows of its last batch.
 
     Raises:
         UserError: at the end of such a run.
@@ -79,7 +78,7 @@ class NonFiniteHook(Hook):
         if player.in_a_row < self.max_in_a_row:
             return
         file = Path(runner.work_dir) / f'non_finite_iter_{iteration}_rank{get_rank()}.json'
-        losses = {key: str(value) for key, value in (outputs or {}).items()}
+        losses = {key: float(value) for key, value in (outputs or {}).items()}
         windows = window_names(data_batch)
         file.write_text(json.dumps(dict(iteration=iteration, windows=windows, losses=losses)))
         raise UserError(

@@ -14,7 +14,7 @@ import pytest
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from dblrgan_mm import launch
+from dblrgan_mm import files, launch
 from dblrgan_mm.engine.checkpoints import WholeFileBackend
 from dblrgan_mm.inference.checkpoint import read_content
 
@@ -168,6 +168,13 @@ class TestExactResume:
 
 @pytest.mark.slow
 class TestFaults:
+    def test_a_second_run_in_a_work_dir(self, train, tmp_path):
+        with files.sole_writer(tmp_path / 'run'):
+            folder, done = train('run')
+        assert done.code == 1
+        assert f'error: another process is writing to {folder}: wait for it' in done.err
+        assert list(folder.glob('*.pth')) == []
+
     def test_accumulation_that_does_not_fit(self, train):
         _, done = train('run', 'optim_wrapper.generator.accumulative_counts=5')
         assert done.code == 1
