@@ -57,8 +57,8 @@ def main() -> None:
             run = Training(args, 'killed')
             run.wait_for_training()
         left = args.kills - sum(counts.values())
-        # on the average this leaves some way to go after the last kill
-        code = run.wait(moments.uniform(0, 1.5 * seconds / args.kills) if left else None)
+        # however the moments fall, this leaves some way to go after the last kill
+        code = run.wait(moments.uniform(0, 0.8 * seconds / args.kills) if left else None)
         if code is None:
             kind = moments.choice(list(counts))
             counts[kind] += 1
@@ -83,7 +83,9 @@ def main() -> None:
         raise LaunchError(f'the last checkpoints differ in {", ".join(different[:5])}')
     print('the last checkpoints are equal, bit for bit')
     if kills < args.kills:
-        raise LaunchError(f'it ended after {kills} kills, before {args.kills}: try another --seed')
+        raise LaunchError(
+            f'it ended after {kills} kills, before {args.kills}: give more iterations'
+        )
 
 
 class Training:

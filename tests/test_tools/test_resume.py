@@ -249,7 +249,7 @@ class TestFaults:
 @pytest.mark.parametrize('processes', [1, 3])
 def test_soak(tmp_path, processes):
     """A few of the kills that ``tools/soak.py`` makes by the dozen."""
-    options = [*TINY, 'train_cfg.max_iters=80', 'train_cfg.val_interval=40',
+    options = [*TINY, 'train_cfg.max_iters=120', 'train_cfg.val_interval=60',
                'train_dataloader.num_workers=1']  # fmt: skip
     done = subprocess.run(
         [sys.executable, ROOT / 'tools' / 'soak.py', tmp_path / 'soak', '--kills', '2',
