@@ -98,7 +98,8 @@ class TestTrainArguments:
 
     def test_resume_before_there_is_a_checkpoint(self, built, work_dir):
         """A job script may always say --resume."""
-        (work_dir / 'last_checkpoint').unlink()
+        for name in ('last_checkpoint', 'iter_4.pth'):
+            (work_dir / name).unlink()
         assert self.train(work_dir, self.start(work_dir), '--resume').code == 0
         assert built[0].load_from == str(work_dir.parent / 'start.pth')
         assert not built[0].resume
@@ -129,7 +130,7 @@ class TestTrainArguments:
         (work_dir.parent / 'start.pth').unlink()
         done = self.train(work_dir, self.start(work_dir))
         assert (done.code, built) == (1, [])
-        assert done.err.startswith(f'error: no checkpoint {work_dir.parent / "start.pth"}. ')
+        assert done.err.startswith(f'error: no checkpoint {work_dir.parent / "start.pth"}; ')
 
     @pytest.mark.parametrize(('dtype', 'has_bfloat16'), [('bfloat16', True), ('float16', False)])
     @pytest.mark.parametrize('players', [1, 2])
