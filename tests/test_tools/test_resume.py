@@ -246,13 +246,13 @@ class TestFaults:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('processes', [1, 3])
-def test_soak(tmp_path, processes):
+@pytest.mark.parametrize(('processes', 'kills'), [(1, 2), (3, 1)])
+def test_soak(tmp_path, processes, kills):
     """A few of the kills that ``tools/soak.py`` makes by the dozen."""
     options = [*TINY, 'train_cfg.max_iters=120', 'train_cfg.val_interval=60',
                'train_dataloader.num_workers=1']  # fmt: skip
     done = subprocess.run(
-        [sys.executable, ROOT / 'tools' / 'soak.py', tmp_path / 'soak', '--kills', '2',
+        [sys.executable, ROOT / 'tools' / 'soak.py', tmp_path / 'soak', '--kills', str(kills),
          '--processes', str(processes), '--cfg-options', *options],
         env={**os.environ, 'MASTER_PORT': '29573'}, capture_output=True, text=True,
     )  # fmt: skip
