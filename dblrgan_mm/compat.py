@@ -223,7 +223,7 @@ def _safe_loading() -> bool:
     It leaves ``weights_only`` to torch, whose default was False before 2.6, fetches addresses with
     False in any version, and runs the text ``meta['config']``, which its early versions wrote, as
     a Python file at a resume. Here files and addresses are loaded with ``weights_only=True`` and
-    without that text.
+    without that text; the loaders of pavi and s3 addresses are left as they are.
     """
     import os
 

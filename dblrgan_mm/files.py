@@ -79,6 +79,21 @@ def write_faults_told(target: Path, what_now: str) -> Iterator[None]:
         ) from error
 
 
+def write_whole(final: Path, content: bytes) -> None:
+    """Write a file that has its name only when it is whole; an ``OSError`` leaves none, or the old.
+
+    The part is beside it under the name with '.part' until then.
+    """
+    part = final.with_name(f'{final.name}.part')
+    try:
+        part.write_bytes(content)
+        put_in_place(part, final)
+    except OSError:
+        with contextlib.suppress(OSError):  # which would hide the first error
+            part.unlink(missing_ok=True)
+        raise
+
+
 def put_in_place(part: Path, final: Path) -> None:
     """Give a finished file its name; even after a power cut what has the name is whole."""
     descriptor = os.open(part, os.O_RDONLY)

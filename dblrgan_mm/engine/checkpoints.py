@@ -29,14 +29,7 @@ class WholeFileBackend(LocalBackend):
     def put(self, obj: bytes, filepath: str | Path) -> None:
         final = Path(filepath)
         final.parent.mkdir(parents=True, exist_ok=True)
-        part = final.with_name(f'{final.name}.part')
-        try:
-            part.write_bytes(obj)
-            files.put_in_place(part, final)
-        except OSError:
-            with contextlib.suppress(OSError):  # which would hide the first error
-                part.unlink(missing_ok=True)
-            raise
+        files.write_whole(final, obj)
 
 
 register_backend('whole', WholeFileBackend, force=True)
@@ -73,7 +66,7 @@ class WholeCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
-        if runner._resume:
+        if runner._resume and Path(runner._load_from).parent == Path(self.out_dir):
             self.last_ckpt, self._step = runner._load_from, runner.iter
         if is_main_process():
             for part in Path(self.out_dir).glob('*.pth.part'):  # of a run that was killed

@@ -1,7 +1,6 @@
 """Checkpoints of DBLRNet: what they hold, and writing ones that say what they are."""
 
 import ast
-import contextlib
 import errno
 import hashlib
 import io
@@ -144,14 +143,7 @@ def publish(
             f'{final} exists already, '
             + ('with the same content: nothing to do' if same else 'with other content: remove it')
         )
-    part = final.with_name(final.name + '.part')
-    try:
-        part.write_bytes(content)
-        files.put_in_place(part, final)
-    except OSError:
-        with contextlib.suppress(OSError):  # which would hide the first error
-            part.unlink(missing_ok=True)
-        raise
+    files.write_whole(final, content)
     return final
 
 
