@@ -41,7 +41,8 @@ class VideoClipDataset(BaseDataset):
         split: its part, as the layout names it: 'train' or 'test' for GoPro.
         layout: where the frames are, a name in ``dblrgan_mm.clips.layouts.LAYOUTS``.
         layout_args: further arguments of the layout, e.g. ``dict(blur='blur_gamma')``.
-        num_frames: frames in a window, odd.
+        num_frames: frames in a window, odd. None: each item is a whole clip, for restorers that
+            pass it from end to end, such as MMagic's BasicVSR++; with ``gt='window'`` or None.
         gt: 'centre', 'window', or None: the sharp frames are not looked for, as of clips that
             have none.
         padding: what stands in for frames beyond a clip's ends: 'reflection' (of 0 1 2 3 the
@@ -75,7 +76,7 @@ class VideoClipDataset(BaseDataset):
         split: str,
         layout: str = 'gopro',
         layout_args: dict | None = None,
-        num_frames: int = 5,
+        num_frames: int | None = 5,
         gt: str = 'centre',
         padding: str | None = 'auto',
         centres: str = 'all',
@@ -86,7 +87,7 @@ class VideoClipDataset(BaseDataset):
     ) -> None:
         if layout not in layouts.LAYOUTS:
             raise ValueError(f'layout must be one of {", ".join(layouts.LAYOUTS)}, got {layout!r}')
-        if num_frames < 1 or num_frames % 2 == 0:
+        if num_frames is not None and (num_frames < 1 or num_frames % 2 == 0):
             raise ValueError(
                 f'num_frames must be odd, so that a centre frame exists, got {num_frames}'
             )
@@ -96,6 +97,8 @@ class VideoClipDataset(BaseDataset):
             raise ValueError(
                 f"centres must be 'all', 'dbn_1based' or 'dbn_0based', got {centres!r}"
             )
+        if num_frames is None and (gt == 'centre' or centres != 'all'):
+            raise ValueError("num_frames=None gives whole clips: set gt='window', centres='all'")
         if padding == 'auto':
             padding = 'reflection' if test_mode else None
         if padding not in ('reflection', 'replicate', None):
@@ -127,8 +130,10 @@ class VideoClipDataset(BaseDataset):
         return [window for clip in clips for window in self._windows(clip)]
 
     def _windows(self, clip: Clip) -> list[dict]:
-        half = self.num_frames // 2
         length = len(clip.frames)
+        if self.num_frames is None:
+            return [self._window(clip, range(length), length // 2, middle=True)]
+        half = self.num_frames // 2
         margin = half if self.padding is None else 0
         if length <= 2 * margin:
             raise DatasetError(
@@ -144,25 +149,29 @@ class VideoClipDataset(BaseDataset):
                     "can be the centre of a window. Set centres='all', or padding."
                 )
             centres = wanted
-        windows = []
-        for centre in centres:
-            indices = [
-                pad_index(centre + offset, length, self.padding)
-                for offset in range(-half, half + 1)
-            ]
-            window = dict(
-                key=f'{clip.name}/{clip.frames[centre]}',
-                middle_of_clip=centre == centres[len(centres) // 2],
-                img_path=[clip.blurry[i] for i in indices],
-                num_input_frames=self.num_frames,
-                num_output_frames=1,
+        return [
+            self._window(
+                clip,
+                [pad_index(centre + offset, length, self.padding) for offset in range(-half, half + 1)],
+                centre,
+                middle=centre == centres[len(centres) // 2],
             )
-            if self.gt is not None:
-                sharp = indices if self.gt == 'window' else [centre]
-                window['gt_path'] = [clip.sharp[i] for i in sharp]
-                window['num_output_frames'] = len(sharp)
-            windows.append(window)
-        return windows
+            for centre in centres
+        ]
+
+    def _window(self, clip: Clip, indices: Sequence[int], centre: int, middle: bool) -> dict:
+        window = dict(
+            key=f'{clip.name}/{clip.frames[centre]}',
+            middle_of_clip=middle,
+            img_path=[clip.blurry[i] for i in indices],
+            num_input_frames=len(indices),
+            num_output_frames=1,
+        )
+        if self.gt is not None:
+            sharp = indices if self.gt == 'window' else [centre]
+            window['gt_path'] = [clip.sharp[i] for i in sharp]
+            window['num_output_frames'] = len(sharp)
+        return window
 
     def __getitem__(self, idx: int) -> dict:
         self._skipped = []

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
 from dblrgan_mm import files
 from dblrgan_mm.engine.processes import any_process, gather_buffers
@@ -234,25 +235,30 @@ class CheckpointMatchHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        stored = checkpoint.get('state_dict', checkpoint)
-        faults = []
-        for name, part in model.named_children():
-            # DDP wraps the parts of a GAN one by one; checkpoints are stored without the wrappers
-            part = part.module if is_model_wrapper(part) else part
-            here = part.state_dict(prefix=f'{name}.')
-            there = {key: stored[key] for key in stored if key.startswith(f'{name}.')}
-            if name != 'generator' and not there and not runner._resume:
-                continue
-            faults += [
-                f'{key} is {tuple(there[key].shape)} there, {tuple(here[key].shape)} here'
-                for key in here
-                if key in there and there[key].shape != here[key].shape
-            ]
-            faults += [f'{key} is missing there' for key in here if key not in there]
-            faults += [f'{key} is unknown here' for key in there if key not in here]
-        if faults:
-            raise CheckpointMismatchError(
-                f'the checkpoint is of another architecture than the config: {faults[0]}'
-                + (f' (and {len(faults) - 1} more)' if len(faults) > 1 else '')
-                + '. Use the config that it was trained with, or correct the model in yours.'
-            )
+        require_match(model, checkpoint.get('state_dict', checkpoint), runner._resume)
+
+
+def require_match(model: nn.Module, stored: Mapping[str, Any], resuming: bool = False) -> None:
+    """Raise :class:`CheckpointMismatchError` unless stored weights are the model's, as told in
+    :class:`CheckpointMatchHook`."""
+    faults = []
+    for name, part in model.named_children():
+        # DDP wraps the parts of a GAN one by one; checkpoints are stored without the wrappers
+        part = part.module if is_model_wrapper(part) else part
+        here = part.state_dict(prefix=f'{name}.')
+        there = {key: stored[key] for key in stored if key.startswith(f'{name}.')}
+        if name != 'generator' and not there and not resuming:
+            continue
+        faults += [
+            f'{key} is {tuple(there[key].shape)} there, {tuple(here[key].shape)} here'
+            for key in here
+            if key in there and there[key].shape != here[key].shape
+        ]
+        faults += [f'{key} is missing there' for key in here if key not in there]
+        faults += [f'{key} is unknown here' for key in there if key not in here]
+    if faults:
+        raise CheckpointMismatchError(
+            f'the checkpoint is of another architecture than the config: {faults[0]}'
+            + (f' (and {len(faults) - 1} more)' if len(faults) > 1 else '')
+            + '. Use the config that it was trained with, or correct the model in yours.'
+        )

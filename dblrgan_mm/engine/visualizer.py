@@ -72,21 +72,28 @@ def lost_output_told(what: str) -> Iterator[None]:
         print_log(f'{what} could not be written ({error})', 'current', logging.ERROR)
 
 
-def compare_frames(frames: Sequence[np.ndarray], labels: Sequence[str], zoom: int) -> np.ndarray:
+def compare_frames(
+    frames: Sequence[np.ndarray],
+    labels: Sequence[str],
+    zoom: int,
+    change: np.ndarray | None = None,
+) -> np.ndarray:
     """Frames side by side under their labels, and below an enlarged crop of each.
 
     Args:
-        frames: (h, w, 3), uint8, RGB, of equal size, at least two; the crop is taken where the
-            first two differ most.
+        frames: (h, w, 3), uint8, RGB, of equal size, at least two.
         labels: one a frame.
         zoom: enlargement, without interpolation.
+        change: (h, w), float; the crop is taken where it is largest. By default how much the
+            first two frames differ.
 
     Returns:
         (2 h' + label height, len(frames) * w', 3), uint8, RGB.
     """
     height, width = frames[0].shape[:2]
     crop_h, crop_w = max(1, height // zoom), max(1, width // zoom)
-    change = np.abs(frames[0].astype(np.float32) - frames[1]).mean(axis=2)
+    if change is None:
+        change = np.abs(frames[0].astype(np.float32) - frames[1]).mean(axis=2)
     # mean over the crop anchored at each pixel; the last crop_h - 1 rows and columns do not fit
     mean = cv2.boxFilter(change, -1, (crop_w, crop_h), anchor=(0, 0))
     mean = mean[: height - crop_h + 1, : width - crop_w + 1]

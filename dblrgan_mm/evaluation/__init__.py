@@ -5,5 +5,6 @@ from dblrgan_mm import compat
 compat.apply()
 
 from dblrgan_mm.evaluation.input_metric import InputMetric
+from dblrgan_mm.evaluation.warping_error import WarpingError
 
-__all__ = ['InputMetric']
+__all__ = ['InputMetric', 'WarpingError']

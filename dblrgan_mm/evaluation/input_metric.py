@@ -27,10 +27,14 @@ class InputMetric:
         return getattr(self._metric, name)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Process one batch; ``input`` is (t, c, h, w) or (c, h, w), BGR in [0, 255]."""
+        """Process one batch; ``input`` is (t, c, h, w) or (c, h, w), BGR in [0, 255].
+
+        Where the sharp frames are as many as the blurry ones, as of a whole clip, all of them are
+        compared."""
         samples = []
         for sample in data_samples:
             window = sample['input']
-            frame = window[len(window) // 2] if window.ndim == 4 else window
+            all_of_it = window.shape == sample['gt_img'].shape
+            frame = window if all_of_it else window[len(window) // 2]
             samples.append({**sample, 'output': dict(pred_img=frame)})
         self._metric.process(data_batch, samples)

@@ -157,7 +157,7 @@ def infer_architecture(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]
     channels = _shape(state_dict, 'head.0.weight', 5)[1]
     mid = _shape(state_dict, 'head.2.weight', 5)[0]
     frames = t1 + t2 - 1
-    if channels not in (1, 3) or frames % 2 == 0 or t1 != min(3, frames) or mid < 4 or mid % 4:
+    if channels not in (1, 3) or frames % 2 == 0 or t1 not in (min(3, frames), frames) or mid < 4 or mid % 4:
         raise ValueError(
             f'{channels} channel(s), {frames} frames and {mid} maps are none that DBLRNet has'
         )
@@ -193,6 +193,7 @@ def infer_architecture(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]
         mid_channels=mid,
         num_blocks=blocks,
         norm=norm,
+        fusion='early' if t1 > 3 else 'slow',
     )
 
 

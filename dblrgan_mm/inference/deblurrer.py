@@ -22,7 +22,7 @@ logger = logging.getLogger('dblrgan_mm')
 Frame = TypeVar('Frame', np.ndarray, torch.Tensor)
 
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
-_CACHE = 20e6  # bytes of a strip's widest maps that a processor still works on fast
+_CACHE = 32e6  # bytes of a strip's widest maps that a processor still works on fast
 _BATCH = 1 << 20  # pixels that keep a GPU busy
 
 
@@ -256,7 +256,7 @@ class Deblurrer:
             free = torch.cuda.mem_get_info(self.device)[0]
             # input and output of the widest layer, the library's workspace, and as much again
             return int(min(height, max(1, free / (4 * row))))
-        return min(height, max(4, int(_CACHE / row) // 4 * 4))
+        return min(height, max(6, int(_CACHE / row) // 6 * 6))
 
     def _compile_if_faster(self, windows: torch.Tensor, rows: int) -> None:
         """Measure the network as it is and compiled, and keep the faster."""

@@ -11,7 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from dblrgan_mm.inference.winograd import NarrowConv, RowWinograd
 
-_WIDE = 128  # maps from which on it pays to have fewer multiplications
+_WIDE = 48  # maps, in and out, from which on it pays to have fewer multiplications
 _LUMA = (0.299, 0.587, 0.114)  # BT.601, as dblrgan_mm.models.color, which imports MMagic
 
 
@@ -26,8 +26,8 @@ class StripDBLRNet(nn.Module):
     - the frame passes the layers in strips of full width from top to bottom, and every layer
       keeps the last two rows that it saw for the next strip. Nothing is computed twice, as it
       would be with overlapping tiles, and all maps of a strip fit into a processor's cache;
-    - on a CPU in float32 the wide layers and the last one are matrix products with fewer
-      multiplications (``winograd``).
+    - on a CPU in float32 the layers are matrix products with fewer multiplications
+      (``winograd``), but for the first and those of narrow networks.
 
     Putting it so is ours.
 
@@ -212,9 +212,9 @@ class _Conv(nn.Module):
         weight = weight.detach().to(dtype, memory_format=torch.channels_last, copy=True)
         self.register_buffer('weight', weight)
         self.register_buffer('bias', bias.detach().to(dtype, copy=True))
-        # on a CPU the wide layers and the last one are faster by matrix products
+        # on a CPU all but the first layer are faster by matrix products
         self.products: RowWinograd | NarrowConv | None = None
-        if dtype == torch.float32 and c_out >= _WIDE:
+        if dtype == torch.float32 and min(self.c_in, c_out) >= _WIDE:
             self.products = RowWinograd(self.weight, self.bias)
         elif dtype == torch.float32 and c_out <= 3:
             self.products = NarrowConv(self.weight, self.bias)
@@ -229,10 +229,11 @@ class _Conv(nn.Module):
         """Write the rows in between those of x to a place, after an addition, or else ReLU."""
         done, rows = 0, place.shape[2]
         if isinstance(self.products, RowWinograd) and _alone_on_cpu(x):
-            for done in range(0, rows - 3, 4):
-                four = self.products(x[0, :, done : done + 6].permute(1, 2, 0))
-                _finish(four.permute(2, 0, 1)[None], place, plus, done)
-            done = rows // 4 * 4
+            six = self.products.rows
+            for done in range(0, rows - six + 1, six):
+                maps = self.products(x[0, :, done : done + six + 2].permute(1, 2, 0))
+                _finish(maps.permute(2, 0, 1)[None], place, plus, done)
+            done = rows // six * six
         if done < rows:
             rest = F.conv2d(x[:, :, done:], self.weight, self.bias, padding=(0, 1))
             _finish(rest, place, plus, done)

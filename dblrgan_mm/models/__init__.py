@@ -1,7 +1,7 @@
 """Networks, losses and the DBLRGAN model, registered in ``mmagic.registry.MODELS``.
 
-``DBLRGAN`` builds on ``mmagic.models``, which takes ten seconds to import. It is registered by the
-first look-up in the registry, which imports ``mmagic.models`` anyway, so the networks and losses
+``DBLRGAN`` and the baselines build on ``mmagic.models``, which takes ten seconds to import. They
+are registered by the first look-up in the registry, which imports ``mmagic.models`` anyway, so the networks and losses
 stay quick to import by themselves.
 """
 
@@ -26,9 +26,10 @@ __all__ = [
 ]
 
 if MODELS._imported:  # somebody has looked something up before: nothing left to wait for
+    from dblrgan_mm.models import baselines
     from dblrgan_mm.models.dblrgan import DBLRGAN
 else:
-    MODELS._locations.append('dblrgan_mm.models.dblrgan')
+    MODELS._locations.extend(['dblrgan_mm.models.dblrgan', 'dblrgan_mm.models.baselines'])
 
 
 def __getattr__(name: str):

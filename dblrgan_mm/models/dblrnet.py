@@ -34,6 +34,9 @@ class DBLRNet(BaseModule):
         num_blocks: residual blocks.
         norm: 'BN' (batch normalisation, as in the paper) or None (ours).
         residual: the network predicts what is to be added to the centre frame (ours).
+        fusion: 'slow' merges three frames in the first layer and the rest in the second, as in
+            the paper; 'early' merges all of them in the first, which then is a 2D convolution of
+            stacked frames (the names as in Caballero et al., VESPCN, 2017).
         init_cfg: MMEngine's initialisation config, e.g. ``dict(type='Pretrained', ...)``.
 
     Raises:
@@ -53,6 +56,7 @@ class DBLRNet(BaseModule):
         num_blocks: int = 15,
         norm: str | None = 'BN',
         residual: bool = False,
+        fusion: str = 'slow',
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -64,6 +68,8 @@ class DBLRNet(BaseModule):
             raise ValueError(f"color must be 'luma' or 'rgb', got {color!r}")
         if norm not in ('BN', None):
             raise ValueError(f"norm must be 'BN' or None, got {norm!r}")
+        if fusion not in ('slow', 'early'):
+            raise ValueError(f"fusion must be 'slow' or 'early', got {fusion!r}")
         if mid_channels < 4 or mid_channels % 4:
             raise ValueError(f'mid_channels must be a multiple of 4, got {mid_channels}')
         self.num_frames = num_frames
@@ -73,7 +79,7 @@ class DBLRNet(BaseModule):
         channels = 1 if color == 'luma' else 3
         wide = 4 * mid_channels
         # the first layer joins three frames, the second what is left of the window
-        t1 = min(3, num_frames)
+        t1 = num_frames if fusion == 'early' else min(3, num_frames)
         t2 = num_frames - t1 + 1
         self.head = nn.Sequential(
             nn.Conv3d(channels, mid_channels // 4, (t1, 3, 3), padding=(0, 1, 1)),

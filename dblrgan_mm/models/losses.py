@@ -15,26 +15,36 @@ from dblrgan_mm.models.color import rgb_to_luma
 
 @MODELS.register_module()
 class ContentLoss(nn.Module):
-    """Mean squared error over the pixels, the paper's content loss.
+    """Mean over the pixels of the squared error, the paper's content loss, or of another one.
+
+    MMagic's ``L1Loss`` and ``CharbonnierLoss`` compare RGB alone.
 
     Args:
         color: 'rgb' compares all three channels; 'luma' compares Y (BT.601) alone, for a network
             that restores luma alone, as ``DBLRNet`` does by default.
+        form: of the error e of a pixel: 'mse', its square; 'l1', its absolute value;
+            'charbonnier', sqrt(e^2 + 1e-6) (Charbonnier et al., 1994; the constant is that of
+            Lai et al., LapSRN, 2017).
         loss_weight: factor on the result.
 
     Raises:
-        ValueError: for another ``color``, or for shapes that differ.
+        ValueError: for another ``color`` or ``form``, or for shapes that differ.
 
     Example:
         >>> ContentLoss()(torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8))
         tensor(1.)
     """
 
-    def __init__(self, color: str = 'rgb', loss_weight: float = 1.0) -> None:
+    FORMS = ('mse', 'l1', 'charbonnier')
+
+    def __init__(self, color: str = 'rgb', form: str = 'mse', loss_weight: float = 1.0) -> None:
         super().__init__()
         if color not in ('luma', 'rgb'):
             raise ValueError(f"color must be 'luma' or 'rgb', got {color!r}")
+        if form not in self.FORMS:
+            raise ValueError(f'form must be one of {", ".join(self.FORMS)}, got {form!r}')
         self.color = color
+        self.form = form
         self.loss_weight = loss_weight
 
     def forward(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -47,7 +57,13 @@ class ContentLoss(nn.Module):
         difference = pred.float() - target.float()
         if self.color == 'luma':
             difference = rgb_to_luma(difference)
-        return self.loss_weight * difference.square().mean()
+        if self.form == 'mse':
+            error = difference.square()
+        elif self.form == 'l1':
+            error = difference.abs()
+        else:
+            error = (difference.square() + 1e-6).sqrt()
+        return self.loss_weight * error.mean()
 
 
 @MODELS.register_module()

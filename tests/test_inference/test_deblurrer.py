@@ -269,8 +269,8 @@ class TestTiles:
         network = strip_network(trained(mid_channels=64, num_blocks=1))
         wide = Deblurrer(network)._choose_tile(torch.zeros(1, 5, 3, 2160, 3840, dtype=torch.uint8))
         small = Deblurrer(network)._choose_tile(torch.zeros(1, 5, 3, 36, 64, dtype=torch.uint8))
-        assert 4 <= wide <= 16
-        assert wide % 4 == 0
+        assert 6 <= wide <= 24
+        assert wide % 6 == 0
         assert small == 36
 
 

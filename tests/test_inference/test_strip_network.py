@@ -116,14 +116,14 @@ def test_strips_cover_every_row_once(height, tile, halo):
 class Largest(TorchDispatchMode):
     """Remembers how many values the largest tensor had that an operation made of some input."""
 
-    def __init__(self, given: torch.Tensor) -> None:
+    def __init__(self, *given: torch.Tensor) -> None:
         super().__init__()
-        self.given = given.untyped_storage().data_ptr()
+        self.given = {tensor.untyped_storage().data_ptr() for tensor in given}
         self.values = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, torch.Tensor) and out.untyped_storage().data_ptr() != self.given:
+        if isinstance(out, torch.Tensor) and out.untyped_storage().data_ptr() not in self.given:
             self.values = max(self.values, out.numel())
         return out
 
@@ -133,20 +133,20 @@ def test_memory_of_a_strip_does_not_grow_with_the_height():
     rows = 8 + network.halo + 2
     for height in (100, 300):
         windows = torch.zeros(1, 5, 3, height, 16)
-        with torch.no_grad(), Largest(windows) as largest:
+        with torch.no_grad(), Largest(windows, *network.buffers()) as largest:
             network(windows, tile=8)
         assert largest.values <= network.widest * rows * 16
-    with torch.no_grad(), Largest(windows) as largest:
+    with torch.no_grad(), Largest(windows, *network.buffers()) as largest:
         network(windows)
     assert largest.values == network.widest * 300 * 16
 
 
 @pytest.mark.parametrize('width', [1, 2, 70])
 @pytest.mark.parametrize('channels', [(3, 8), (64, 128)])
-def test_row_winograd_rounds_no_worse_than_a_direct_convolution(real_clip, width, channels):
+def test_row_winograd_rounds_about_as_a_direct_convolution(real_clip, width, channels):
     c_in, c_out = channels
     frames = real_clip['blurry'].flatten(0, 1)
-    maps = frames.repeat(4, 1, 1)[:c_in, :6, :width]
+    maps = frames.repeat(4, 1, 1)[:c_in, :8, :width]
     weight = torch.randn(c_out, c_in, 3, 3) / (3 * c_in**0.5)
     bias = torch.randn(c_out)
     exact = F.conv2d(maps[None].double(), weight.double(), bias.double(), padding=(0, 1))[0]

@@ -1,0 +1,9 @@
+# The schedule of dblrnet_plus, for both players.
+_base_ = ['./dblrnet_plus_300k.py']
+
+optim_wrapper = dict(
+    _delete_=True,
+    constructor='MultiOptimWrapperConstructor',
+    generator=dict(type='GuardedOptimWrapper', optimizer=dict(type='Adam', lr=1e-4)),
+    discriminator=dict(type='GuardedOptimWrapper', optimizer=dict(type='Adam', lr=1e-4)),
+)

@@ -1,0 +1,5 @@
+# For networks that a few CPU hours can train, with the same numbers each time.
+_base_ = ['./default_runtime.py']
+
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=1000, max_keep_ckpts=1))
+randomness = dict(seed=0)

@@ -1,0 +1,35 @@
+# BasicVSR++ without enlargement, with the optimiser and cosine of MMagic's config for REDS; the
+# flow network starts from random weights unless spynet_pretrained names a file.
+_base_ = [
+    '../_base_/default_runtime.py',
+    '../_base_/datasets/gopro.py',
+    '../_base_/schedules/restorer_400k.py',
+]
+
+model = dict(
+    type='BasicVSR',
+    generator=dict(
+        type='BasicVSRPlusPlusDeblurNet', mid_channels=64, num_blocks=7, spynet_pretrained=None
+    ),
+    pixel_loss=dict(type='CharbonnierLoss', loss_weight=1.0, reduction='mean'),
+    train_cfg=dict(fix_iter=5_000),
+    data_preprocessor=dict(type='DataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3),
+)
+
+train_pipeline = _base_.train_pipeline
+train_pipeline[2]['gt_patch_size'] = 256
+train_dataloader = dict(
+    batch_size=1, dataset=dict(num_frames=15, gt='window', pipeline=train_pipeline)
+)
+# it passes whole clips
+val_dataloader = dict(dataset=dict(num_frames=None, gt='window'))
+test_dataloader = val_dataloader
+
+train_cfg = dict(max_iters=600_000)
+optim_wrapper = dict(
+    constructor='DefaultOptimWrapperConstructor',
+    type='GuardedOptimWrapper',
+    optimizer=dict(type='Adam', lr=1e-4, betas=(0.9, 0.99)),
+    paramwise_cfg=dict(custom_keys={'spynet': dict(lr_mult=0.25)}),
+)
+param_scheduler = dict(type='CosineAnnealingLR', by_epoch=False, T_max=600_000, eta_min=1e-7)

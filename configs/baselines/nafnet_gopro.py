@@ -1,0 +1,39 @@
+# NAFNet, width 64, with the schedule of its authors as MMagic's config has it.
+_base_ = [
+    '../_base_/default_runtime.py',
+    '../_base_/datasets/gopro.py',
+    '../_base_/schedules/restorer_400k.py',
+]
+
+model = dict(
+    type='BaseEditModel',
+    generator=dict(
+        type='NAFNetLocal',
+        img_channels=3,
+        mid_channels=64,
+        enc_blk_nums=[1, 1, 1, 28],
+        middle_blk_num=1,
+        dec_blk_nums=[1, 1, 1, 1],
+    ),
+    pixel_loss=dict(type='PSNRLoss'),
+    data_preprocessor=dict(type='DataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3),
+)
+
+# it restores images: a window of one frame, taken out of its list
+centre = dict(type='CentreFrame')
+train_pipeline = _base_.train_pipeline
+train_pipeline.insert(-1, centre)
+train_pipeline[2]['gt_patch_size'] = 256
+test_pipeline = _base_.test_pipeline
+test_pipeline.insert(-1, centre)
+train_dataloader = dict(
+    batch_size=8, dataset=dict(num_frames=1, pipeline=train_pipeline)
+)
+val_dataloader = dict(dataset=dict(num_frames=1, pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+optim_wrapper = dict(
+    type='GuardedOptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=1e-3, betas=(0.9, 0.9)),
+)
+param_scheduler = dict(type='CosineAnnealingLR', by_epoch=False, T_max=400_000, eta_min=1e-7)

@@ -1,0 +1,48 @@
+# Restormer with the schedule of its authors (Zamir et al., CVPR 2022, section 4), without their
+# growing crops: MMagic has its weights alone.
+_base_ = [
+    '../_base_/default_runtime.py',
+    '../_base_/datasets/gopro.py',
+    '../_base_/schedules/restorer_400k.py',
+]
+
+model = dict(
+    type='BaseEditModel',
+    generator=dict(
+        type='Restormer',
+        inp_channels=3,
+        out_channels=3,
+        dim=48,
+        num_blocks=[4, 6, 6, 8],
+        num_refinement_blocks=4,
+        heads=[1, 2, 4, 8],
+        ffn_expansion_factor=2.66,
+        bias=False,
+        LayerNorm_type='WithBias',
+        dual_pixel_task=False,
+    ),
+    pixel_loss=dict(type='L1Loss'),
+    data_preprocessor=dict(type='DataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3),
+)
+
+# it restores images: a window of one frame, taken out of its list
+centre = dict(type='CentreFrame')
+train_pipeline = _base_.train_pipeline
+train_pipeline.insert(-1, centre)
+train_pipeline[2]['gt_patch_size'] = 128
+test_pipeline = _base_.test_pipeline
+test_pipeline.insert(-1, centre)
+train_dataloader = dict(
+    batch_size=8, dataset=dict(num_frames=1, pipeline=train_pipeline)
+)
+val_dataloader = dict(dataset=dict(num_frames=1, pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+train_cfg = dict(max_iters=300_000)
+optim_wrapper = dict(
+    type='GuardedOptimWrapper',
+    optimizer=dict(type='AdamW', lr=3e-4, weight_decay=1e-4),
+)
+param_scheduler = dict(
+    type='CosineAnnealingLR', by_epoch=False, begin=92_000, end=300_000, T_max=208_000, eta_min=1e-6
+)

@@ -1,0 +1,15 @@
+# DBLRGAN on GoPro, by our recipe.
+_base_ = [
+    '_base_/default_runtime.py',
+    '_base_/models/dblrgan_plus.py',
+    '_base_/datasets/gopro.py',
+    '_base_/schedules/dblrgan_plus_300k.py',
+]
+
+# None trains from scratch; the checkpoint of a dblrnet_plus_gopro run starts from there
+load_from = None
+
+train_pipeline = _base_.train_pipeline
+train_pipeline[2]['gt_patch_size'] = 256
+# the discriminator judges clips: all sharp frames of a window, not the centre alone
+train_dataloader = dict(dataset=dict(gt='window', pipeline=train_pipeline))

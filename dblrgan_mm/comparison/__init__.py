@@ -1,0 +1,1 @@
+"""One table for many restorers: what ``tools/compare.py`` is made of."""

@@ -1,0 +1,144 @@
+"""Tables, plot and picture grids of a comparison."""
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+INPUT = 'input'
+
+_LABELS = {
+    'psnr': ('PSNR, dB', 2),
+    'psnr_y': ('PSNR Y, dB', 2),
+    'ssim': ('SSIM (MMagic)', 4),
+    'ssim_skimage': ('SSIM (scikit-image)', 4),
+    'lpips': ('LPIPS', 4),
+    'warping_error': ('warping error, 1e-3', 3),
+}
+_COSTS = {
+    'parameters': ('parameters, M', 1e-6, 3),
+    'macs': ('GMAC a frame', 1e-9, 2),
+    'fps': ('frames a second', 1.0, 2),
+    'memory': ('memory, MB', 1e-6, 0),
+}
+
+
+def mean_scores(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """Means of each score over frames; of those where it exists and is a number."""
+    rows = list(rows)
+    means = {}
+    for score in _LABELS:
+        values = [row[score] for row in rows if row.get(score) is not None]
+        values = [value for value in values if not math.isnan(value)]
+        if values:
+            means[score] = sum(values) / len(values)
+    return means
+
+
+def markdown(results: dict[str, dict], data: Sequence[str]) -> str:
+    """The tables of a comparison.
+
+    Args:
+        results: of each method, in order, ``rows`` (scores of frames, with 'data', 'clip' and
+            'frame') and ``cost``, as ``restoring.restore`` returns it; or ``failed``, why.
+        data: names of the data sets.
+    """
+    parts = []
+    for name in data:
+        rows = {
+            method: [row for row in result['rows'] if row['data'] == name]
+            for method, result in results.items()
+            if 'failed' not in result
+        }
+        means = {method: mean_scores(given) for method, given in rows.items()}
+        scores = [score for score in _LABELS if any(score in mean for mean in means.values())]
+        some = next(iter(rows.values()))
+        sizes = {
+            'x'.join(map(str, result['cost'][name]['size']))
+            for result in results.values()
+            if result.get('cost')
+        }
+        clips = sorted({row['clip'] for row in some})
+        parts.append(
+            f'{name}: {len(some)} frames of {len(clips)} clips'
+            + (f', {", ".join(sizes)}' if sizes else '')
+        )
+        heads = ['', *(_LABELS[score][0] for score in scores), *(c[0] for c in _COSTS.values())]
+        lines = [heads, ['---', *['---:'] * (len(heads) - 1)]]
+        for method, result in results.items():
+            if 'failed' in result:
+                lines.append([method, f'failed: {result["failed"]}', *[''] * (len(heads) - 2)])
+                continue
+            cells = [_number(means[method].get(score), _LABELS[score][1]) for score in scores]
+            cost = result.get('cost') or {}
+            given = {**cost.get(name, {}), 'parameters': cost.get('parameters')}
+            cells += [
+                _number(None if given.get(key) is None else given[key] * factor, digits)
+                for key, (_, factor, digits) in _COSTS.items()
+            ]
+            lines.append([method, *cells])
+        parts.append(_table(lines))
+        lines = [['PSNR, dB', *clips], ['---', *['---:'] * len(clips)]]
+        for method, given in rows.items():
+            by_clip = [mean_scores(r for r in given if r['clip'] == clip) for clip in clips]
+            lines.append([method, *(_number(mean.get('psnr'), 2) for mean in by_clip)])
+        parts.append(_table(lines))
+    return '\n\n'.join(parts) + '\n'
+
+
+def _number(value: float | None, digits: int) -> str:
+    return '' if value is None else f'{value:.{digits}f}'
+
+
+def _table(lines: Iterable[Sequence[str]]) -> str:
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+
+
+def write_csv(results: dict[str, dict], path: Path) -> None:
+    """One line a method and frame."""
+    with path.open('w', newline='', encoding='utf-8') as file:
+        writer = csv.DictWriter(file, ['method', 'data', 'clip', 'frame', *_LABELS])
+        writer.writeheader()
+        for method, result in results.items():
+            for row in result.get('rows', ()):
+                numbers = {k: round(row[k], 6) for k in _LABELS if row.get(k) is not None}
+                writer.writerow({'method': method, **row, **numbers})
+
+
+def plot(results: dict[str, dict], data: Sequence[str], path: Path) -> None:
+    """PSNR against multiply-accumulates a frame, a panel for each data set."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * len(data), 3.8), layout='constrained')
+    for i, name in enumerate(data):
+        axes = figure.add_subplot(1, len(data), i + 1)
+        for method, result in results.items():
+            if 'failed' in result:
+                continue
+            mean = mean_scores(row for row in result['rows'] if row['data'] == name)
+            cost = result.get('cost')
+            if method == INPUT or not cost:
+                axes.axhline(mean['psnr'], color='grey', linestyle='--', linewidth=1, label=method)
+            else:
+                point = cost[name]['macs'] * 1e-9, mean['psnr']
+                axes.plot(*point, marker='o', linestyle='', label=method)
+                axes.annotate(
+                    method, point, xytext=(5, 4), textcoords='offset points', fontsize=8
+                )  # fmt: skip
+        axes.set_xscale('log')
+        axes.margins(0.2)
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel('GMAC a frame')
+        axes.set_ylabel('PSNR, dB')
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def largest_difference(frames: Sequence[np.ndarray]) -> np.ndarray:
+    """Where frames, uint8 (h, w, 3), differ most among each other: float (h, w)."""
+    stack = np.stack(frames).astype(np.float32)
+    return stack.std(axis=0).mean(axis=2)

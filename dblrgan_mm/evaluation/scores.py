@@ -1,0 +1,100 @@
+"""Scores of restored frames against sharp ones, the same for every restorer."""
+
+import functools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dblrgan_mm import compat
+
+compat.apply()
+
+from mmagic.evaluation.metrics.psnr import psnr
+from mmagic.evaluation.metrics.ssim import ssim
+
+from dblrgan_mm.evaluation.warping_error import motion, warping_error
+
+SCORES = ('psnr', 'psnr_y', 'ssim', 'ssim_skimage', 'lpips', 'warping_error')
+
+_ALEXNET = 'alexnet-owt-7be5be79.pth'
+
+
+def score_clip(
+    restored: Iterable[np.ndarray], sharp: Iterable[np.ndarray], steadiness: bool = True
+) -> list[dict[str, float]]:
+    """Scores of each frame of a clip.
+
+    Args:
+        restored: frames in order, uint8 (h, w, 3), RGB.
+        sharp: the same.
+        steadiness: whether to compute the warping error, which takes two optical flows a frame.
+
+    Returns:
+        For each frame
+
+        - ``psnr``, ``psnr_y``: MMagic's, dB, of RGB and of BT.601's luma;
+        - ``ssim``: MMagic's, as of the MATLAB code of Wang et al. 2004, mean of RGB;
+        - ``ssim_skimage``: scikit-image's with the same window (Gaussian of 1.5), whole frame;
+        - ``lpips``: of Zhang et al. 2018, AlexNet, where its weights are on this machine;
+        - ``warping_error``: in 1e-3, against the next frame; not of the last one.
+    """
+    perceptual = lpips_distance()
+    scores: list[dict[str, float]] = []
+    before = None
+    for frame, truth in zip(restored, sharp, strict=True):
+        found = dict(
+            psnr=float(psnr(frame, truth, input_order='HWC')),
+            psnr_y=float(psnr(frame, truth, convert_to='Y', channel_order='rgb')),
+            ssim=float(ssim(frame, truth, channel_order='rgb')),
+            ssim_skimage=ssim_skimage(frame, truth),
+        )
+        if perceptual is not None:
+            found['lpips'] = perceptual(frame, truth)
+        if steadiness and before is not None:
+            flow, trusted = motion(before[1], truth)
+            scores[-1]['warping_error'] = 1e3 * warping_error(before[0], frame, flow, trusted)
+        before = (frame, truth)
+        scores.append(found)
+    return scores
+
+
+def ssim_skimage(first: np.ndarray, second: np.ndarray) -> float:
+    """scikit-image's structural similarity of two frames, uint8 (h, w, 3)."""
+    from skimage.metrics import structural_similarity
+
+    return float(
+        structural_similarity(
+            first,
+            second,
+            channel_axis=2,
+            data_range=255,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
+    )
+
+
+@functools.cache
+def lpips_distance() -> Callable[[np.ndarray, np.ndarray], float] | None:
+    """LPIPS of two frames, uint8 (h, w, 3); None where AlexNet's weights are not at hand.
+
+    They are where torch keeps downloads; this downloads nothing.
+    """
+    if not (Path(torch.hub.get_dir()) / 'checkpoints' / _ALEXNET).is_file():
+        return None
+    import lpips
+
+    network = lpips.LPIPS(net='alex', verbose=False).eval()
+
+    def distance(first: np.ndarray, second: np.ndarray) -> float:
+        pair = [
+            torch.from_numpy(frame.copy()).permute(2, 0, 1)[None] / 127.5 - 1
+            for frame in (first, second)
+        ]
+        with torch.inference_mode():
+            return network(*pair).item()
+
+    return distance
