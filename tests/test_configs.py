@@ -4,13 +4,22 @@ import inspect
 from pathlib import Path
 
 import pytest
+import torch
 from mmagic.registry import DATASETS, MODELS
 from mmengine.config import Config, ConfigDict
+from mmengine.dataset import pseudo_collate
 
 from dblrgan_mm.clips.layouts import LAYOUTS
 
-CONFIGS = sorted((Path(__file__).parent.parent / 'configs').glob('*.py'))
+FOLDER = Path(__file__).parent.parent / 'configs'
+CONFIGS = sorted(FOLDER.glob('*.py'))
 NAMES = [path.stem for path in CONFIGS]
+# for comparisons: baselines, small networks, ablations
+COMPARED = [
+    str(path.relative_to(FOLDER))
+    for folder in ('baselines', 'small', 'ablations')
+    for path in sorted((FOLDER / folder).glob('*.py'))
+]
 
 
 @functools.cache
@@ -53,7 +62,7 @@ def test_builds(name, sample_root):
 @pytest.mark.parametrize('name', NAMES)
 def test_data_set_has_the_splits(name):
     cfg = load(name)
-    data = name.split('_')[1]
+    data = name.split('_')[-1]
     for part, loader in loaders(cfg).items():
         dataset = loader.dataset
         assert dataset.layout == dict(sample='gopro', own='patterns').get(data, data)
@@ -83,9 +92,11 @@ def test_for_tests_only_or_complete(name):
 
 
 def test_each_data_set_has_both_models():
-    data = {name.split('_')[1] for name in NAMES}
-    assert data == {'sample', 'own'} | (LAYOUTS.keys() - {'patterns'})
-    assert set(NAMES) == {f'{model}_{name}' for model in ('dblrnet', 'dblrgan') for name in data}
+    data = {'sample', 'own'} | (LAYOUTS.keys() - {'patterns'})
+    names = {f'{model}_{name}' for model in ('dblrnet', 'dblrgan') for name in data}
+    trained = data - {'sample', 'kitti'}  # the sample's networks are by our recipe anyway
+    names |= {f'{model}_plus_{name}' for model in ('dblrnet', 'dblrgan') for name in trained}
+    assert set(NAMES) == names
 
 
 @pytest.mark.parametrize('model', ['dblrnet', 'dblrgan'])
@@ -111,6 +122,53 @@ def test_full_training(model, data, val, test):
     crop = next(t for t in cfg.train_pipeline if t.type == 'ClipRandomCrop')
     assert crop.gt_patch_size == 128
     assert 'residual' not in cfg.model.generator  # the paper's network, without our variants
+
+
+@pytest.mark.parametrize('data', ['gopro', 'dvd', 'bsd', 'reds', 'own'])
+def test_our_recipe(data):
+    net, gan = load(f'dblrnet_plus_{data}'), load(f'dblrgan_plus_{data}')
+    paper = load(f'dblrnet_{data}')
+    for cfg in (net, gan):
+        assert cfg.model.generator == dict(paper.model.generator, norm=None, residual=True)
+        assert cfg.model.pixel_loss.form == 'charbonnier'
+        assert [s.type for s in cfg.param_scheduler] == ['LinearLR', 'CosineAnnealingLR']
+        assert cfg.param_scheduler[1].end == cfg.train_cfg.max_iters == paper.train_cfg.max_iters
+        crop = next(t for t in cfg.train_dataloader.dataset.pipeline if t.type == 'ClipRandomCrop')
+        assert crop.gt_patch_size == 256
+        assert cfg.test_dataloader == paper.test_dataloader
+    assert net.default_hooks.average.type == 'EMAHook'
+    assert gan.model.ema.momentum == net.default_hooks.average.momentum
+
+
+@pytest.mark.parametrize('name', COMPARED)
+def test_of_a_comparison(name, sample_root):
+    """Each builds, takes what the data set gives it, and restores a frame or a clip."""
+    cfg = copy.deepcopy(read(FOLDER / name))
+    data = dict(layout='gopro', layout_args=None, data_root=str(sample_root))
+    if cfg.get('train_cfg') is not None:
+        ends = [s.get('end', s.get('T_max')) for s in _schedulers(cfg) if 'Cosine' in s.type]
+        assert ends in ([], [cfg.train_cfg.max_iters])
+        crop = next(t for t in cfg.train_dataloader.dataset.pipeline if t.type == 'ClipRandomCrop')
+        crop.gt_patch_size = 64
+        cfg.train_dataloader.dataset.update(data, split='train')
+        item = DATASETS.build(cfg.train_dataloader.dataset)[0]
+        sharp = item['data_samples'].gt_img
+        assert item['inputs'].shape[-2:] == sharp.shape[-2:] == (64, 64)
+    if name.endswith('_gopro.py'):
+        return  # full size
+    model = MODELS.build(cfg.model).eval()
+    cfg.test_dataloader.dataset.update(data, split='test')
+    item = DATASETS.build(cfg.test_dataloader.dataset)[0]
+    item['inputs'] = item['inputs'][..., :64, :64]
+    with torch.no_grad():
+        (sample,) = model.test_step(pseudo_collate([item]))
+    restored, frames = sample.output.pred_img, item['data_samples'].gt_img
+    assert restored.shape == (*frames.shape[:-2], 64, 64)
+
+
+def _schedulers(cfg: Config) -> list[ConfigDict]:
+    schedulers = cfg.param_scheduler
+    return schedulers if isinstance(schedulers, list) else [schedulers]
 
 
 @pytest.mark.parametrize('data', ['gopro', 'dvd', 'bsd', 'reds', 'own', 'sample'])

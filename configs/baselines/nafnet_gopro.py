@@ -26,9 +26,7 @@ train_pipeline.insert(-1, centre)
 train_pipeline[2]['gt_patch_size'] = 256
 test_pipeline = _base_.test_pipeline
 test_pipeline.insert(-1, centre)
-train_dataloader = dict(
-    batch_size=8, dataset=dict(num_frames=1, pipeline=train_pipeline)
-)
+train_dataloader = dict(batch_size=8, dataset=dict(num_frames=1, pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(num_frames=1, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 

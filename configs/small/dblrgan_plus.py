@@ -10,7 +10,7 @@ model = dict(
     generator=dict(mid_channels=16, num_blocks=6),
     discriminator=dict(conv_channels=((16, 16), (32, 32), (64, 64)), fc_channels=64),
     ema=dict(momentum=5e-3),
-    train_cfg=dict(gen_init_steps=2_000),
+    train_cfg=dict(gen_init_steps=800),
 )
 train_dataloader = dict(dataset=dict(gt='window'))
 optim_wrapper = dict(

@@ -38,6 +38,16 @@ def mean_scores(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
     return means
 
 
+def summary(results: dict[str, dict], data: Sequence[str]) -> dict[str, dict]:
+    """Of each method ``cost``, or why it ``failed``, and its mean ``scores`` on each data set."""
+    found = {}
+    for method, result in results.items():
+        rows = result.get('rows', ())
+        scores = {name: mean_scores(r for r in rows if r['data'] == name) for name in data}
+        found[method] = {k: v for k, v in result.items() if k != 'rows'} | dict(scores=scores)
+    return found
+
+
 def markdown(results: dict[str, dict], data: Sequence[str]) -> str:
     """The tables of a comparison.
 

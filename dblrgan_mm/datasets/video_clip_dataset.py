@@ -152,7 +152,10 @@ class VideoClipDataset(BaseDataset):
         return [
             self._window(
                 clip,
-                [pad_index(centre + offset, length, self.padding) for offset in range(-half, half + 1)],
+                [
+                    pad_index(centre + offset, length, self.padding)
+                    for offset in range(-half, half + 1)
+                ],
                 centre,
                 middle=centre == centres[len(centres) // 2],
             )

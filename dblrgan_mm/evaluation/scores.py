@@ -34,7 +34,7 @@ def score_clip(
     Returns:
         For each frame
 
-        - ``psnr``, ``psnr_y``: MMagic's, dB, of RGB and of BT.601's luma;
+        - ``psnr``, ``psnr_y``: MMagic's, dB, of RGB and of BT.601's luma (16 to 235, as of MATLAB);
         - ``ssim``: MMagic's, as of the MATLAB code of Wang et al. 2004, mean of RGB;
         - ``ssim_skimage``: scikit-image's with the same window (Gaussian of 1.5), whole frame;
         - ``lpips``: of Zhang et al. 2018, AlexNet, where its weights are on this machine;

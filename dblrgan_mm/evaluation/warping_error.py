@@ -85,9 +85,7 @@ class WarpingError(BaseSampleWiseMetric):
                 before = self._before
                 if before is not None and before[0] == clip:
                     flow, trusted = motion(before[1][1], pair[1])
-                    errors = (
-                        warping_error(before[1][i], pair[i], flow, trusted) for i in (0, 1)
-                    )
+                    errors = (warping_error(before[1][i], pair[i], flow, trusted) for i in (0, 1))
                     self.results.append(tuple(errors))
                 self._before = (clip, pair)
 

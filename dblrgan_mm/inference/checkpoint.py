@@ -19,7 +19,7 @@ import torch
 from dblrgan_mm import __version__, files
 from dblrgan_mm.errors import UserError
 
-ARGUMENTS = ('num_frames', 'color', 'mid_channels', 'num_blocks', 'norm', 'residual')
+ARGUMENTS = ('num_frames', 'color', 'mid_channels', 'num_blocks', 'norm', 'residual', 'fusion')
 _TAG = re.compile(r'-([0-9a-f]{8})$')  # ends the name of a published file, as torch.hub has it
 
 
@@ -70,6 +70,8 @@ def _interpret(content: dict, path: Path) -> Generator:
     if not isinstance(stored, dict):
         raise UserError(f'{path}: its state_dict is no dictionary of weights')
     state_dict, averaged = _generator_weights(stored)
+    # MMEngine's EMAHook stores the average in the place of the weights, and these beside it
+    averaged = averaged or 'ema_state_dict' in content
     if not state_dict:
         raise UserError(
             f'{path}: holds no DBLRNet (no head.0.weight among its {len(stored)} entries); give a '
@@ -157,7 +159,13 @@ def infer_architecture(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]
     channels = _shape(state_dict, 'head.0.weight', 5)[1]
     mid = _shape(state_dict, 'head.2.weight', 5)[0]
     frames = t1 + t2 - 1
-    if channels not in (1, 3) or frames % 2 == 0 or t1 not in (min(3, frames), frames) or mid < 4 or mid % 4:
+    if (
+        channels not in (1, 3)
+        or frames % 2 == 0
+        or t1 not in (min(3, frames), frames)
+        or mid < 4
+        or mid % 4
+    ):
         raise ValueError(
             f'{channels} channel(s), {frames} frames and {mid} maps are none that DBLRNet has'
         )

@@ -1,8 +1,8 @@
 """Networks, losses and the DBLRGAN model, registered in ``mmagic.registry.MODELS``.
 
 ``DBLRGAN`` and the baselines build on ``mmagic.models``, which takes ten seconds to import. They
-are registered by the first look-up in the registry, which imports ``mmagic.models`` anyway, so the networks and losses
-stay quick to import by themselves.
+are registered by the first look-up in the registry, which imports ``mmagic.models`` anyway, so the
+networks and losses stay quick to import by themselves.
 """
 
 from dblrgan_mm import compat
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 if MODELS._imported:  # somebody has looked something up before: nothing left to wait for
-    from dblrgan_mm.models import baselines
+    from dblrgan_mm.models import baselines  # noqa: F401
     from dblrgan_mm.models.dblrgan import DBLRGAN
 else:
     MODELS._locations.extend(['dblrgan_mm.models.dblrgan', 'dblrgan_mm.models.baselines'])

@@ -598,3 +598,28 @@ class TestUnreadable:
             self.dataset(real_copy, unreadable='ignore')
         with pytest.raises(ValueError, match='a test covers every frame'):
             self.dataset(real_copy, unreadable='skip', test_mode=True)
+
+
+class TestWholeClips:
+    """num_frames=None, for restorers that pass a clip from end to end."""
+
+    def test_one_item_a_clip(self, sample_root):
+        clips = windows(sample_root, num_frames=None, gt='window', test_mode=True)
+        assert [clip['key'].split('/')[0] for clip in clips] == [
+            'sam2_blocks_carry',
+            'sam2_blocks_two_hands',
+        ]
+        for clip in clips:
+            assert len(clip['img_path']) == len(clip['gt_path']) == clip['num_output_frames'] == 10
+            assert numbers(clip['img_path']) == numbers(clip['gt_path'])
+            assert numbers(clip['img_path']) == sorted(numbers(clip['img_path']))
+            assert clip['middle_of_clip']
+
+    def test_without_sharp_frames(self, sample_root):
+        clips = windows(sample_root, num_frames=None, gt=None)
+        assert [len(clip['img_path']) for clip in clips] == [10, 10]
+
+    @pytest.mark.parametrize('arguments', [dict(gt='centre'), dict(gt=None, centres='dbn_1based')])
+    def test_what_does_not_fit(self, sample_root, arguments):
+        with pytest.raises(ValueError, match=r"num_frames=None.*gt='window'"):
+            windows(sample_root, num_frames=None, **arguments)

@@ -83,6 +83,16 @@ def test_input_of_one_frame(frames):
     assert evaluate([of_input(PSNR)], outputs) == evaluate([of_input(PSNR)], samples(frames))
 
 
+def test_whole_clips(frames):
+    """Of a restorer that gives all frames of a clip, all blurry frames are scored."""
+    window, _ = frames[0]
+    sample = DataSample()
+    sample.set_tensor_data(dict(gt_img=tensor(window) + 2, input=tensor(window)))
+    sample.output = DataSample(pred_img=tensor(window))
+    scores = evaluate([of_input(PSNR)], [sample])
+    assert scores['input/PSNR'] == pytest.approx(20 * np.log10(255 / 2), abs=0.3), 'clipped at 255'
+
+
 def test_arguments_reach_the_metric(frames):
     scores = evaluate([of_input(dict(type='PSNR', crop_border=20))], samples(frames)[:1])
     window, sharp = frames[0]

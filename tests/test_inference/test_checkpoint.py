@@ -23,6 +23,7 @@ ARCHITECTURES = [
     dict(num_frames=3, color='luma', mid_channels=4, num_blocks=1, norm=None),
     dict(num_frames=7, color='rgb', mid_channels=12, num_blocks=11, norm='BN'),
     dict(num_frames=1, color='luma', mid_channels=8, num_blocks=2, norm='BN'),
+    dict(num_frames=5, color='luma', mid_channels=8, num_blocks=1, norm=None, fusion='early'),
 ]
 
 
@@ -75,7 +76,8 @@ class TestArchitecture:
     def test_is_read_off_the_weights(self, tmp_path, arguments, residual, store):
         net = acting(residual, **arguments)
         generator = load_generator(saved(tmp_path, store(net.state_dict())))
-        assert generator.architecture == arguments | dict(residual=residual)
+        expected = dict(fusion='slow') | arguments | dict(residual=residual)
+        assert generator.architecture == expected
         assert_weights(generator, net)
         DBLRNet(**generator.architecture).load_state_dict(generator.state_dict)
 
@@ -115,6 +117,11 @@ class TestAverage:
         generator = load_generator(saved(tmp_path, dict(state_dict=content)))
         assert generator.averaged is bool(steps)
         assert_weights(generator, average if steps else net)
+
+    def test_of_mmengines_hook(self, tmp_path):
+        weights = with_prefix(acting(True).state_dict(), 'generator.')
+        content = dict(state_dict=weights, ema_state_dict=dict(steps=torch.tensor(3)))
+        assert load_generator(saved(tmp_path, content)).averaged is True
 
 
 @pytest.fixture(scope='module')

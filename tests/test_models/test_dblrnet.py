@@ -40,6 +40,14 @@ class TestSmoke:
         net = DBLRNet(num_frames, color, **TINY)
         assert net(torch.rand(2, num_frames, 3, 10, 7)).shape == (2, 3, 10, 7)
 
+    def test_early_fusion_merges_all_frames_in_the_first_layer(self):
+        net = DBLRNet(fusion='early', **TINY)
+        assert net.head[0].weight.shape == (2, 1, 5, 3, 3)
+        assert net.head[2].weight.shape == (8, 2, 1, 3, 3)
+        assert net(torch.rand(2, 5, 3, 10, 7)).shape == (2, 3, 10, 7)
+        with pytest.raises(ValueError, match="'slow' or 'early', got '2d'"):
+            DBLRNet(fusion='2d')
+
     @pytest.mark.parametrize('size', [(1, 1), (7, 5), (33, 16)])
     def test_any_size(self, size):
         assert DBLRNet(**TINY).eval()(torch.rand(1, 5, 3, *size)).shape == (1, 3, *size)

@@ -16,6 +16,19 @@ class TestContentLoss:
         torch.testing.assert_close(ContentLoss('luma')(blurry, sharp), luma_error)
         torch.testing.assert_close(ContentLoss(loss_weight=3.0)(blurry, sharp), 3 * error)
 
+    @pytest.mark.parametrize('color', ['rgb', 'luma'])
+    def test_other_forms(self, real_clip, color):
+        blurry, sharp = real_clip['blurry'][:2], real_clip['sharp'][:2]
+        error = blurry - sharp if color == 'rgb' else rgb_to_luma(blurry) - rgb_to_luma(sharp)
+        torch.testing.assert_close(ContentLoss(color, 'l1')(blurry, sharp), error.abs().mean())
+        close = ContentLoss(color, 'charbonnier', loss_weight=2.0)(blurry, sharp)
+        torch.testing.assert_close(close, 2 * torch.hypot(error, torch.tensor(1e-3)).mean())
+
+    def test_charbonnier_has_a_slope_everywhere(self):
+        frame = torch.zeros(1, 3, 4, 4, requires_grad=True)
+        ContentLoss(form='charbonnier')(frame, torch.zeros(1, 3, 4, 4)).backward()
+        assert torch.equal(frame.grad, torch.zeros(1, 3, 4, 4)), 'no 0 / 0 where all is right'
+
     def test_luma_ignores_chroma(self):
         frame = torch.rand(1, 3, 6, 6)
         other = frame + torch.tensor([0.587, -0.299, 0.0]).view(3, 1, 1)
@@ -33,6 +46,8 @@ class TestContentLoss:
     def test_unknown_color(self):
         with pytest.raises(ValueError, match="got 'hsv'"):
             ContentLoss('hsv')
+        with pytest.raises(ValueError, match="mse, l1, charbonnier, got 'ssim'"):
+            ContentLoss(form='ssim')
 
 
 class TestAdversarialLoss:

@@ -1,0 +1,4 @@
+# The hinge adversarial loss.
+_base_ = ['../small/dblrgan_plus.py']
+
+model = dict(gan_loss=dict(form='hinge'))

@@ -1,0 +1,10 @@
+# The small Restormer and its schedule, cut short, on the clips of the repository.
+_base_ = ['../small/restormer.py']
+
+data_root = '{{ fileDirname }}/../../tests/data/gopro'
+train_dataloader = dict(batch_size=2, dataset=dict(data_root=data_root))
+val_dataloader = dict(dataset=dict(data_root=data_root))
+test_dataloader = val_dataloader
+
+train_cfg = dict(max_iters=200, val_interval=200)
+param_scheduler = dict(T_max=200)

@@ -1,0 +1,38 @@
+# A small NAFNet with the optimiser and cosine of nafnet_gopro.
+_base_ = [
+    '../_base_/small_runtime.py',
+    '../_base_/datasets/mixed.py',
+    '../_base_/schedules/small.py',
+]
+
+model = dict(
+    type='BaseEditModel',
+    generator=dict(
+        type='NAFNetLocal',
+        img_channels=3,
+        mid_channels=24,
+        enc_blk_nums=[1, 1, 1, 4],
+        middle_blk_num=1,
+        dec_blk_nums=[1, 1, 1, 1],
+    ),
+    pixel_loss=dict(type='PSNRLoss'),
+    data_preprocessor=dict(type='DataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3),
+)
+
+# it restores images: a window of one frame, taken out of its list
+train_pipeline = _base_.train_pipeline
+train_pipeline.insert(-1, dict(type='CentreFrame'))
+test_pipeline = _base_.test_pipeline
+test_pipeline.insert(-1, dict(type='CentreFrame'))
+train_dataloader = dict(dataset=dict(num_frames=1, pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(num_frames=1, pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+optim_wrapper = dict(
+    _delete_=True,
+    type='GuardedOptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=1e-3, betas=(0.9, 0.9)),
+)
+param_scheduler = dict(
+    _delete_=True, type='CosineAnnealingLR', by_epoch=False, T_max=1_200, eta_min=1e-6
+)

@@ -1,0 +1,43 @@
+# A small Restormer with the optimiser of restormer_gopro.
+_base_ = [
+    '../_base_/small_runtime.py',
+    '../_base_/datasets/mixed.py',
+    '../_base_/schedules/small.py',
+]
+
+model = dict(
+    type='BaseEditModel',
+    generator=dict(
+        type='Restormer',
+        inp_channels=3,
+        out_channels=3,
+        dim=16,
+        num_blocks=[1, 1, 1, 2],
+        num_refinement_blocks=1,
+        heads=[1, 2, 4, 8],
+        ffn_expansion_factor=2.66,
+        bias=False,
+        LayerNorm_type='WithBias',
+        dual_pixel_task=False,
+    ),
+    pixel_loss=dict(type='L1Loss'),
+    data_preprocessor=dict(type='DataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3),
+)
+
+# it restores images: a window of one frame, taken out of its list
+train_pipeline = _base_.train_pipeline
+train_pipeline.insert(-1, dict(type='CentreFrame'))
+test_pipeline = _base_.test_pipeline
+test_pipeline.insert(-1, dict(type='CentreFrame'))
+train_dataloader = dict(dataset=dict(num_frames=1, pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(num_frames=1, pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+optim_wrapper = dict(
+    _delete_=True,
+    type='GuardedOptimWrapper',
+    optimizer=dict(type='AdamW', lr=3e-4, weight_decay=1e-4),
+)
+param_scheduler = dict(
+    _delete_=True, type='CosineAnnealingLR', by_epoch=False, T_max=1_200, eta_min=1e-6
+)

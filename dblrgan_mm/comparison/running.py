@@ -1,0 +1,211 @@
+"""Running a comparison: each method restores in a process of its own, while others score."""
+
+import hashlib
+import json
+import multiprocessing as mp
+import queue
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config
+
+from dblrgan_mm import files
+from dblrgan_mm.clips import clip_store
+from dblrgan_mm.clips.clip import Clip
+from dblrgan_mm.clips.frames import read_frame
+from dblrgan_mm.comparison.report import INPUT, largest_difference
+from dblrgan_mm.comparison.restoring import Clips, Method, frame_file
+from dblrgan_mm.inference.checkpoint import sha256
+
+Named = dict[str, dict[str, Clip]]  # clips by the name of their data set and their own
+
+
+class Comparison:
+    """Restores and scores by one method after the other, what is not done yet.
+
+    Args:
+        out: folder; that of each method in it holds the restored frames and ``result.json``.
+        data: what is restored.
+        device: where the models run.
+        workers: processes that score.
+    """
+
+    def __init__(self, out: Path, data: list[Clips], device: str, workers: int) -> None:
+        self.out = out
+        self.data = data
+        self.device = device
+        self.clips: Named = {given.name: {c.name: c for c in given.load()} for given in data}
+        self.context = mp.get_context('spawn')
+        self.pool = ProcessPoolExecutor(workers, self.context, initializer=_one_thread)
+
+    @property
+    def frames(self) -> int:
+        """Frames that each method restores."""
+        return sum(len(clip.frames) for named in self.clips.values() for clip in named.values())
+
+    def result(self, method: Method | None, advance: Callable[[int], None]) -> dict[str, Any]:
+        """The result of a method, of an earlier run if it is of the same; None: of the input.
+
+        Args:
+            method: what restores.
+            advance: called with a number of frames, as soon as those are done.
+
+        Returns:
+            ``rows``, scores of all frames with 'data', 'clip' and 'frame', and ``cost``; or
+            ``failed``, why.
+        """
+        folder = self.out / (INPUT if method is None else method.name)
+        mark = self._fingerprint(method)
+        result = _stored(folder / 'result.json', mark)
+        if result is not None:
+            advance(self.frames)
+            return result
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        result = self._run(method, folder, advance)
+        if 'failed' not in result:
+            content = json.dumps(dict(result, fingerprint=mark), indent=1)
+            files.write_whole(folder / 'result.json', content.encode())
+        return result
+
+    def _run(
+        self, method: Method | None, folder: Path, advance: Callable[[int], None]
+    ) -> dict[str, Any]:
+        scoring: list[Future] = []
+
+        def score(given: str, clip: str) -> None:
+            places = self.places(method, given, clip)
+            scoring.append(self.pool.submit(score_one, given, self.clips[given][clip], places))
+
+        cost: dict | None = None
+        if method is None:
+            for given, named in self.clips.items():
+                for clip in named:
+                    score(given, clip)
+        else:
+            messages = self.context.Queue()
+            child = self.context.Process(
+                target=_restore,
+                args=(method, self.data, folder, self.device, messages),
+                daemon=True,
+            )
+            child.start()
+            while cost is None:
+                try:
+                    kind, *values = messages.get(timeout=1)
+                except queue.Empty:
+                    if child.is_alive():
+                        continue
+                    killed = ' (killed, for want of memory?)' if child.exitcode == -9 else ''
+                    return dict(failed=f'its process ended with code {child.exitcode}{killed}')
+                if kind == 'failed':
+                    child.join()
+                    return dict(failed=values[0])
+                if kind == 'frames':
+                    advance(*values)
+                elif kind == 'clip':
+                    score(*values)
+                else:
+                    (cost,) = values
+            child.join()
+        rows: list[dict] = []
+        for job in scoring:
+            found = job.result()
+            rows += found
+            if method is None:
+                advance(len(found))
+        order = list(self.clips)
+        rows.sort(key=lambda row: (order.index(row['data']), row['clip'], row['frame']))
+        return dict(rows=rows, cost=cost)
+
+    def places(self, method: Method | str | None, given: str, clip: str) -> list[str]:
+        """Where the frames of a clip are, as a method restored them, or the blurry ones."""
+        found = self.clips[given][clip]
+        if method is None or method == INPUT:
+            return list(found.blurry)
+        folder = self.out / (method if isinstance(method, str) else method.name)
+        return [str(frame_file(folder, given, clip, frame)) for frame in found.frames]
+
+    def draw_grids(self, methods: list[str], count: int) -> None:
+        """The middle frame of some clips by each method and sharp, with a crop of where the
+        methods differ most, into ``grids/``."""
+        from dblrgan_mm.engine.visualizer import compare_frames
+
+        for given, named in self.clips.items():
+            for clip in _spread(list(named.values()), count):
+                middle = len(clip.frames) // 2
+                frames = [read_any(self.places(name, given, clip.name)[middle]) for name in methods]
+                change = largest_difference(frames if len(frames) < 3 else frames[1:])
+                frames.append(read_any(clip.sharp[middle]))
+                picture = compare_frames(frames, [*methods, 'sharp'], zoom=4, change=change)
+                path = self.out / 'grids' / f'{given}_{clip.name.replace("/", "_")}.png'
+                path.parent.mkdir(exist_ok=True)
+                cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+    def _fingerprint(self, method: Method | None) -> str:
+        """Of what a result depends on."""
+        parts: list[Any] = [[vars(given) for given in self.data], self.device]
+        for named in self.clips.values():
+            parts.append({clip.name: clip.frames for clip in named.values()})
+        if method is not None:
+            parts.append(Config.fromfile(method.config).to_dict())
+            parts.append(method.checkpoint and sha256(Path(method.checkpoint)))
+        text = json.dumps(parts, default=str, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _one_thread() -> None:
+    """Of a process that scores: the others want the processors, too."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def _restore(method: Method, data: list[Clips], folder: Path, device: str, messages: Any) -> None:
+    """The process that restores."""
+    from dblrgan_mm.comparison.restoring import restore
+
+    def tell(*message: Any) -> None:
+        messages.put(message)
+
+    try:
+        tell('cost', restore(method, data, folder, device, tell))
+    except Exception as error:  # whatever a foreign network raises becomes its row
+        first = str(error).strip().split('\n')[0] or 'no message'
+        tell('failed', f'{type(error).__name__}: {first[:200]}')
+
+
+def score_one(given: str, clip: Clip, places: list[str]) -> list[dict[str, Any]]:
+    """The scores of a clip whose restored frames are at some places."""
+    from dblrgan_mm.evaluation.scores import score_clip
+
+    scores = score_clip(map(read_any, places), map(read_any, clip.sharp))
+    return [
+        dict(data=given, clip=clip.name, frame=frame, **found)
+        for frame, found in zip(clip.frames, scores, strict=True)
+    ]
+
+
+def read_any(place: str) -> np.ndarray:
+    """A frame of an image file or a clip store, uint8 (h, w, 3), RGB."""
+    return clip_store.map_frame(place) if clip_store.is_place(place) else read_frame(place)
+
+
+def _spread(clips: list[Clip], count: int) -> list[Clip]:
+    """Some of the clips, from all over the list."""
+    count = min(count, len(clips))
+    return [clips[round(i * (len(clips) - 1) / max(1, count - 1))] for i in range(count)]
+
+
+def _stored(path: Path, mark: str) -> dict | None:
+    """The result of an earlier run, if it is of the same."""
+    try:
+        result = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return None
+    return result if result.pop('fingerprint', None) == mark else None

@@ -1,0 +1,60 @@
+"""The scores of the comparison against values that scikit-image computed once."""
+
+import csv
+import math
+
+import pytest
+import torch
+
+from dblrgan_mm.clips.frames import read_frame
+from dblrgan_mm.evaluation import scores
+from dblrgan_mm.evaluation.scores import score_clip
+
+
+@pytest.fixture(scope='module')
+def golden(repo) -> list[dict[str, str]]:
+    """tests/data/golden_scores.csv, written by tests/data/golden_scores.py."""
+    with (repo / 'tests' / 'data' / 'golden_scores.csv').open() as file:
+        return list(csv.DictReader(file))
+
+
+def frames(sample_root, clip, side):
+    return [read_frame(path) for path in sorted((sample_root / 'test' / clip / side).iterdir())]
+
+
+@pytest.mark.parametrize('clip', ['sam2_blocks_carry', 'sam2_blocks_two_hands'])
+def test_agree_with_the_golden_values(sample_root, golden, clip):
+    expected = [row for row in golden if row['clip'] == clip]
+    found = score_clip(frames(sample_root, clip, 'blur'), frames(sample_root, clip, 'sharp'))
+    assert len(found) == len(expected) == 10
+    for row, score in zip(expected, found, strict=True):
+        for name in ('psnr', 'psnr_y'):
+            assert score[name] == pytest.approx(float(row[name]), abs=0.01), (row['frame'], name)
+        for name in ('ssim', 'ssim_skimage'):
+            assert score[name] == pytest.approx(float(row['ssim']), abs=1e-3), (row['frame'], name)
+
+
+def test_of_sharp_frames(sample_root):
+    sharp = frames(sample_root, 'sam2_blocks_carry', 'sharp')[:3]
+    found = score_clip(sharp, sharp)
+    assert all(math.isinf(score['psnr']) and score['ssim'] == 1 for score in found)
+    assert ['warping_error' in score for score in found] == [True, True, False]
+    assert not any('warping_error' in score for score in score_clip(sharp, sharp, False))
+
+
+def test_lpips_where_its_weights_are(sample_root, tmp_path, monkeypatch):
+    """With random weights of AlexNet in the place of the downloaded ones."""
+    from torchvision.models import alexnet
+
+    scores.lpips_distance.cache_clear()
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    assert scores.lpips_distance() is None
+    scores.lpips_distance.cache_clear()
+    (tmp_path / 'hub' / 'checkpoints').mkdir(parents=True)
+    torch.save(alexnet().state_dict(), tmp_path / 'hub' / 'checkpoints' / scores._ALEXNET)
+    try:
+        blurry, sharp = (frames(sample_root, 'sam2_blocks_carry', s)[0] for s in ('blur', 'sharp'))
+        assert score_clip([sharp], [sharp])[0]['lpips'] == 0
+        assert score_clip([blurry], [sharp])[0]['lpips'] > 0
+    finally:
+        scores.lpips_distance.cache_clear()

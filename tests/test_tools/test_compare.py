@@ -1,0 +1,118 @@
+"""tools/compare.py: one table of many restorers."""
+
+import csv
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmagic.registry import MODELS
+from mmengine.config import Config
+from skimage.metrics import peak_signal_noise_ratio
+
+NET = dict(type='DBLRNet', mid_channels=4, num_blocks=1, norm=None, residual=True)
+
+
+@pytest.fixture
+def config(repo, tmp_path):
+    path = tmp_path / 'tiny.py'
+    path.write_text(
+        f"_base_ = ['{repo}/configs/dblrnet_sample.py']\nmodel = dict(generator={NET})\n"
+    )
+    return path
+
+
+@pytest.fixture
+def checkpoint(config, tmp_path):
+    """A network that restores what it sees, but for rounding."""
+    model = MODELS.build(Config.fromfile(config).model)
+    model.generator.tail[-1].weight.data.zero_()
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'identity.pth')
+    return tmp_path / 'identity.pth'
+
+
+def table(text: str) -> dict[str, list[str]]:
+    """Rows of the first table by their first cell."""
+    rows = re.findall(r'^\| (.*) \|$', text, re.MULTILINE)
+    cells = [[cell.strip() for cell in row.split('|')] for row in rows]
+    end = next((i for i, row in enumerate(cells) if i and row[0] == 'PSNR, dB'), len(cells))
+    return {row[0]: row[1:] for row in cells[:end]}
+
+
+@pytest.mark.slow
+def test_from_end_to_end(call_tool, sample_root, config, checkpoint, tmp_path, repo):
+    out = tmp_path / 'out'
+    arguments = (
+        'compare', out, '--device', 'cpu', '--workers', 2,
+        '--data', f'clips={sample_root}:test',
+        '--method', f'identity={config}:{checkpoint}',
+        '--method', f'other={repo}/configs/small/dblrnet.py:{checkpoint}',
+    )  # fmt: skip
+    first = call_tool(*arguments)
+    assert first.code == 1, 'a method failed'
+    assert 'failed: other' in first.err
+    rows = table(first.out)
+    assert list(rows) == ['', '---', 'input', 'identity', 'other']
+    assert rows['identity'][:2] == rows['input'][:2]
+    assert 'another architecture' in rows['other'][0]
+    assert (out / 'table.md').read_text() in first.out
+
+    with (out / 'scores.csv').open() as file:
+        frames = list(csv.DictReader(file))
+    assert [row['method'] for row in frames] == ['input'] * 20 + ['identity'] * 20
+    row = frames[3]
+    folder = sample_root / 'test' / row['clip']
+    blurry, sharp = (cv2.imread(str(folder / s / f'{row["frame"]}.png')) for s in ('blur', 'sharp'))
+    assert float(row['psnr']) == pytest.approx(peak_signal_noise_ratio(sharp, blurry), abs=1e-4)
+    mean = np.mean([float(r['psnr']) for r in frames[:20]])
+    assert float(rows['input'][0]) == pytest.approx(mean, abs=0.006)
+
+    cost = json.loads((out / 'table.json').read_text())['identity']['cost']
+    assert cost['parameters'] == sum(p.numel() for p in MODELS.build(NET).parameters())
+    # 3D: 1 map and 4, then two of a block, then 16, 16 and 1; nine taps each
+    macs = 9 * (3 * 3 * 1 * 1 + 3 * 1 * 4 + 2 * 4 * 4 + 4 * 16 + 16 * 16 + 16)
+    assert cost['clips']['macs'] == macs * 144 * 254
+    assert cost['clips']['fps'] > 0
+
+    grids = sorted((out / 'grids').iterdir())
+    assert [g.name for g in grids] == [
+        'clips_sam2_blocks_carry.png',
+        'clips_sam2_blocks_two_hands.png',
+    ]
+    assert cv2.imread(str(grids[0])).shape[1] == 3 * 254, 'input, identity, sharp'
+    assert cv2.imread(str(out / 'quality_cost.png')) is not None
+
+    before = (out / 'identity' / 'result.json').stat().st_mtime_ns
+    second = call_tool(*arguments[:-2])
+    assert second.code == 0, second.err
+    assert (out / 'identity' / 'result.json').stat().st_mtime_ns == before, 'not run again'
+    assert table(second.out) == {k: v for k, v in rows.items() if k != 'other'}
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--data', 'clips'], '--data takes NAME=ROOT:SPLIT'),
+        (['--data', 'a=x:test', '--data', 'a=x:test'], "the name 'a' is taken"),
+        (['--data', 'a=x:test', '--method', 'm'], '--method takes NAME=CONFIG'),
+        (['--data', 'a=x:test', '--method', 'm=no.py'], 'there is no file no.py'),
+        (['--data', 'a=x:test', '--method', 'input=README.md'], "the name 'input' is taken"),
+        (['--data', 'a/b=x:test'], "'a/b' names a folder"),
+        (['--data', 'a=nowhere:test'], 'nowhere'),
+        (['--data', 'a=x:test', '--device', 'gpu'], "'gpu' is no device"),
+    ],
+)
+def test_bad_input(call_tool, tmp_path, arguments, message):
+    result = call_tool('compare', tmp_path / 'out', *arguments)
+    assert result.code == 1
+    assert message in result.err
+    assert 'Traceback' not in result.err
+
+
+def test_a_file_in_the_place_of_the_folder(call_tool, tmp_path):
+    (tmp_path / 'out').write_text('')
+    result = call_tool('compare', tmp_path / 'out', '--data', 'a=x:test')
+    assert result.code == 1
+    assert 'cannot write to' in result.err
