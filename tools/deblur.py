@@ -44,8 +44,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add('output', metavar='OUTPUT', type=Path,
         help='.mp4, .mkv, .mov, .png, .jpg, or a folder; for several inputs a folder')  # fmt: skip
     add('--checkpoint', metavar='FILE',
-        help='published weights, checkpoint of a training, state dict or ONNX file '
-        '(default: the weights of the package)')  # fmt: skip
+        help='published weights, checkpoint of a training, state dict or ONNX file; or '
+        'dblrnet_plus (default) or dblrgan_plus, the weights of the package')  # fmt: skip
     add('--device', default='auto', help='auto (default), cpu, cuda, cuda:1 ...')
     add('--dtype', default='auto', choices=('auto', 'float32', 'bfloat16', 'float16'),
         help='of the convolutions (default: the fastest that the device has)')  # fmt: skip

@@ -1,12 +1,12 @@
-# DeblurGAN-v2 on MobileNet, for tests alone: MMagic's training of it takes GPUs, and backbones that
-# it downloads. Its released weights are of this network and that on Inception.
+# DeblurGAN-v2's generator on MobileNet, for tests alone, as of MMagic's released weights: MMagic's
+# training of it takes GPUs, and backbones that it downloads.
 _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/datasets/gopro.py',
 ]
 
 model = dict(
-    type='DeblurGanV2',
+    type='BaseEditModel',
     generator=dict(
         type='DeblurGanV2Generator',
         backbone='FPNMobileNet',
@@ -15,12 +15,13 @@ model = dict(
         num_filter=64,
         num_filter_fpn=128,
     ),
-    data_preprocessor=dict(type='DataPreprocessor', mean=[127.5] * 3, std=[127.5] * 3),
+    pixel_loss=dict(type='L1Loss'),
+    data_preprocessor=dict(
+        type='DataPreprocessor', mean=[127.5] * 3, std=[127.5] * 3, pad_size_divisor=32
+    ),
 )
 
-test_pipeline = _base_.test_pipeline
-test_pipeline.insert(-1, dict(type='CentreFrame'))
-test_dataloader = dict(dataset=dict(num_frames=1, pipeline=test_pipeline))
+test_dataloader = dict(dataset=dict(num_frames=1))
 train_dataloader = None
 val_dataloader = None
 val_evaluator = None

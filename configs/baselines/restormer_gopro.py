@@ -25,15 +25,9 @@ model = dict(
     data_preprocessor=dict(type='DataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3),
 )
 
-# it restores images: a window of one frame, taken out of its list
-centre = dict(type='CentreFrame')
-train_pipeline = _base_.train_pipeline
-train_pipeline.insert(-1, centre)
-train_pipeline[2]['gt_patch_size'] = 128
-test_pipeline = _base_.test_pipeline
-test_pipeline.insert(-1, centre)
-train_dataloader = dict(batch_size=8, dataset=dict(num_frames=1, pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(num_frames=1, pipeline=test_pipeline))
+# it restores images
+train_dataloader = dict(batch_size=8, dataset=dict(num_frames=1))
+val_dataloader = dict(dataset=dict(num_frames=1))
 test_dataloader = val_dataloader
 
 train_cfg = dict(max_iters=300_000)

@@ -1,12 +1,11 @@
 """The video-clip data set and its transforms, registered in MMagic's registries."""
 
 from dblrgan_mm.datasets.resumable import ResumableSampler
-from dblrgan_mm.datasets.transforms import CentreFrame, ClipRandomCrop, LoadClipFrames
+from dblrgan_mm.datasets.transforms import ClipRandomCrop, LoadClipFrames
 from dblrgan_mm.datasets.video_clip_dataset import VideoClipDataset
 from dblrgan_mm.errors import DatasetError
 
 __all__ = [
-    'CentreFrame',
     'ClipRandomCrop',
     'DatasetError',
     'LoadClipFrames',

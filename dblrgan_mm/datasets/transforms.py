@@ -1,7 +1,5 @@
 """The transforms that MMagic lacks; flips, transposition, reversal and crops are MMagic's."""
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 
@@ -11,7 +9,6 @@ compat.apply()
 
 from mmagic.datasets.transforms import LoadImageFromFile, PairedRandomCrop
 from mmagic.registry import TRANSFORMS
-from mmcv.transforms import BaseTransform
 
 from dblrgan_mm.clips import clip_store
 from dblrgan_mm.clips.frames import AS_STORED, require_8_bit_colour
@@ -104,21 +101,3 @@ class ClipRandomCrop(PairedRandomCrop):
                 'or leave the clip out'
             )
         return super().transform({**results, 'scale': 1})
-
-
-@TRANSFORMS.register_module()
-class CentreFrame(BaseTransform):
-    """Takes the centre frame of a window, for restorers of images, such as MMagic's NAFNet.
-
-    Args:
-        keys: what holds a list of frames, each replaced by one of them.
-    """
-
-    def __init__(self, keys: Sequence[str] = ('img',)) -> None:
-        self.keys = keys
-
-    def transform(self, results: dict) -> dict:
-        for key in self.keys:
-            frames = results[key]
-            results[key] = frames[len(frames) // 2]
-        return results

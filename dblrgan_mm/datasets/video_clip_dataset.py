@@ -41,8 +41,9 @@ class VideoClipDataset(BaseDataset):
         split: its part, as the layout names it: 'train' or 'test' for GoPro.
         layout: where the frames are, a name in ``dblrgan_mm.clips.layouts.LAYOUTS``.
         layout_args: further arguments of the layout, e.g. ``dict(blur='blur_gamma')``.
-        num_frames: frames in a window, odd. None: each item is a whole clip, for restorers that
-            pass it from end to end, such as MMagic's BasicVSR++; with ``gt='window'`` or None.
+        num_frames: frames in a window, odd; of one frame MMagic makes an image. None: each item is
+            a whole clip, for restorers that pass it from end to end, such as MMagic's BasicVSR++;
+            with ``gt='window'`` or None.
         gt: 'centre', 'window', or None: the sharp frames are not looked for, as of clips that
             have none.
         padding: what stands in for frames beyond a clip's ends: 'reflection' (of 0 1 2 3 the

@@ -56,8 +56,9 @@ def warping_error(
 class WarpingError(BaseSampleWiseMetric):
     """Flicker: :func:`warping_error` between consecutive restored frames, in units of 1e-3.
 
-    Lower is steadier, but a blurred clip is steady, too, so it is to be read beside the score of
-    the sharp clip, ``WarpingError/sharp``, which moves and is noisy itself.
+    Lower is steadier. An evenly soft clip is steadier than the sharp one, blur that changes from
+    frame to frame, as of a shaking camera, is not; so it is to be read beside the score of the
+    sharp clip, ``WarpingError/sharp``.
 
     Needs frames in order, one by one or whole clips, with ``key`` among the meta keys of
     ``PackInputs``, and one process: with several each sees every n-th frame.
@@ -66,7 +67,7 @@ class WarpingError(BaseSampleWiseMetric):
         RuntimeError: in a run of several processes.
     """
 
-    default_prefix = 'WarpingError'
+    metric = 'WarpingError'
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -96,9 +97,9 @@ class WarpingError(BaseSampleWiseMetric):
         return super().evaluate()
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Means over all pairs of frames."""
+        """Means over all pairs of frames, of the restored and of the sharp clips."""
         means = 1e3 * np.nanmean(np.array(results), axis=0) if results else (float('nan'),) * 2
-        return dict(restored=float(means[0]), sharp=float(means[1]))
+        return {'WarpingError': float(means[0]), 'WarpingError/sharp': float(means[1])}
 
 
 def _frames(tensor: Any) -> list[np.ndarray]:

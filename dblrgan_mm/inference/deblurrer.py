@@ -22,6 +22,7 @@ logger = logging.getLogger('dblrgan_mm')
 Frame = TypeVar('Frame', np.ndarray, torch.Tensor)
 
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+DEFAULT = 'dblrnet_plus'  # of the weights that come with the package
 _CACHE = 32e6  # bytes of a strip's widest maps that a processor still works on fast
 _BATCH = 1 << 20  # pixels that keep a GPU busy
 
@@ -92,8 +93,8 @@ class Deblurrer:
 
         Args:
             path: a file by ``tools/publish_model.py``, a training's checkpoint, a state dict of
-                ``DBLRNet``, or an ONNX file by ``tools/export_onnx.py``. None: the weights that
-                come with the package.
+                ``DBLRNet``, or an ONNX file by ``tools/export_onnx.py``; or the name of weights
+                that come with the package, 'dblrnet_plus' (None) or 'dblrgan_plus'.
             device: 'cpu', 'cuda', 'cuda:1' and so on; 'auto' takes a GPU if there is one.
             dtype: 'float32', 'bfloat16' or 'float16'; 'auto' takes the fastest of the device: on
                 a GPU by its generation, on a CPU bfloat16 if a short measurement favours it.
@@ -120,7 +121,7 @@ class Deblurrer:
             deblurrer.meta = network.meta
             deblurrer.identity = sha256(Path(path))
             return deblurrer
-        path = default_checkpoint() if path is None else Path(path)
+        path = Path(released().get(str(path or DEFAULT), path or DEFAULT))
         kind = fastest_dtype(place) if dtype == 'auto' else _DTYPES[dtype]
         deblurrer = cls.from_generator(load_generator(path), place, kind, tile, compile)
         deblurrer.identity = f'{sha256(path)} {kind}'
@@ -397,6 +398,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return "can't allocate memory" in text or 'Failed to allocate memory' in text
 
 
-def default_checkpoint() -> Path:
-    """The weights that come with the package."""
-    return next((Path(__file__).parent / 'weights').glob('*.pth'))
+def released() -> dict[str, Path]:
+    """The weights that come with the package, by name."""
+    files = sorted((Path(__file__).parent / 'weights').glob('*-????????.pth'))
+    return {file.stem[:-9]: file for file in files}

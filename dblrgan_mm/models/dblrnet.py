@@ -117,11 +117,14 @@ class DBLRNet(BaseModule):
         """Restore the centre frame.
 
         Args:
-            x: blurry windows (n, t, 3, h, w), RGB in [0, 1], any h and w.
+            x: blurry windows (n, t, 3, h, w), RGB in [0, 1], any h and w; with ``num_frames=1``
+                also images (n, 3, h, w), which is what the data set gives then.
 
         Returns:
             Restored centre frames (n, 3, h, w), RGB, not clamped.
         """
+        if x.ndim == 4 and self.num_frames == 1:
+            x = x.unsqueeze(1)
         if x.ndim != 5 or x.shape[1] != self.num_frames or x.shape[2] != 3:
             raise ValueError(
                 f'DBLRNet(num_frames={self.num_frames}) takes RGB windows '

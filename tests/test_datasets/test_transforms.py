@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from dblrgan_mm.clips import clip_store
-from dblrgan_mm.datasets import CentreFrame, ClipRandomCrop, LoadClipFrames
+from dblrgan_mm.datasets import ClipRandomCrop, LoadClipFrames
 
 
 @pytest.fixture
@@ -181,11 +181,3 @@ class TestClipRandomCrop:
             'the crop of 145x145 pixels is larger than the frames of 254x144: set gt_patch_size to '
             'at most 144, or leave the clip out'
         )
-
-
-def test_centre_frame(frames):
-    loaded = load(frames)
-    expected = loaded['img'][1]
-    assert CentreFrame().transform(dict(loaded))['img'] is expected
-    one = load(frames[:1], key='gt')
-    assert CentreFrame(keys=['gt']).transform(one)['gt'].shape == (144, 254, 3)

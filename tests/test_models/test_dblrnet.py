@@ -48,6 +48,11 @@ class TestSmoke:
         with pytest.raises(ValueError, match="'slow' or 'early', got '2d'"):
             DBLRNet(fusion='2d')
 
+    def test_one_frame_may_be_an_image(self):
+        net = DBLRNet(1, **TINY).eval()
+        image = torch.rand(2, 3, 9, 8)
+        assert torch.equal(net(image), net(image[:, None]))
+
     @pytest.mark.parametrize('size', [(1, 1), (7, 5), (33, 16)])
     def test_any_size(self, size):
         assert DBLRNet(**TINY).eval()(torch.rand(1, 5, 3, *size)).shape == (1, 3, *size)

@@ -73,7 +73,7 @@ def test_from_end_to_end(call_tool, sample_root, config, checkpoint, tmp_path, r
     assert cost['parameters'] == sum(p.numel() for p in MODELS.build(NET).parameters())
     # 3D: 1 map and 4, then two of a block, then 16, 16 and 1; nine taps each
     macs = 9 * (3 * 3 * 1 * 1 + 3 * 1 * 4 + 2 * 4 * 4 + 4 * 16 + 16 * 16 + 16)
-    assert cost['clips']['macs'] == macs * 144 * 254
+    assert cost['clips']['macs'] == macs * 144 * 256
     assert cost['clips']['fps'] > 0
 
     grids = sorted((out / 'grids').iterdir())
@@ -81,7 +81,7 @@ def test_from_end_to_end(call_tool, sample_root, config, checkpoint, tmp_path, r
         'clips_sam2_blocks_carry.png',
         'clips_sam2_blocks_two_hands.png',
     ]
-    assert cv2.imread(str(grids[0])).shape[1] == 3 * 254, 'input, identity, sharp'
+    assert cv2.imread(str(grids[0])).shape[1] == 3 * 256, 'input, identity, sharp'
     assert cv2.imread(str(out / 'quality_cost.png')) is not None
 
     before = (out / 'identity' / 'result.json').stat().st_mtime_ns
