@@ -3,6 +3,7 @@ import functools
 import inspect
 from pathlib import Path
 
+import mmagic
 import pytest
 import torch
 from mmagic.registry import DATASETS, MODELS
@@ -169,6 +170,23 @@ def test_of_a_comparison(name, sample_root):
         (sample,) = model.test_step(pseudo_collate([item]))
     restored, frames = sample.output.pred_img, item['data_samples'].gt_img
     assert restored.shape == (*frames.shape[:-2], 64, 64)
+
+
+@pytest.mark.parametrize(
+    ('name', 'theirs'),
+    [
+        ('nafnet', 'nafnet/nafnet_c64eb11128mb1db1111_8xb8-lr1e-3-400k_gopro.py'),
+        ('restormer', 'restormer/restormer_official_gopro.py'),
+        ('deblurganv2', 'deblurganv2/deblurganv2_fpn-mobilenet_1xb1_gopro.py'),
+    ],
+)
+def test_weights_that_mmagic_released_fit(name, theirs):
+    """The same generator under the same name, and frames brought into the same range."""
+    theirs = read(Path(mmagic.__file__).parent / '.mim' / 'configs' / theirs).model
+    ours = read(FOLDER / 'baselines' / f'{name}_gopro.py').model
+    assert ours.generator == theirs.generator
+    for key in ('mean', 'std'):
+        assert ours.data_preprocessor[key] == theirs.data_preprocessor[key]
 
 
 def _schedulers(cfg: Config) -> list[ConfigDict]:

@@ -91,6 +91,8 @@ def compare(args: argparse.Namespace, data: list, methods: list) -> None:
     from dblrgan_mm.inference.deblurrer import find_device
 
     comparison = Comparison(args.out, data, str(find_device(args.device)), args.workers)
+    for method in methods:
+        comparison.fingerprint(method)  # a config at fault is told before the others have run
     console = Console(stderr=True)
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(),
                TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip

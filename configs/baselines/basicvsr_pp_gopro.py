@@ -1,5 +1,7 @@
 # BasicVSR++ without enlargement, with the optimiser and cosine of MMagic's config for REDS; the
-# flow network starts from random weights unless spynet_pretrained names a file.
+# flow network starts from random weights and learns with the rest, where MMagic's starts from
+# trained ones (spynet_pretrained) and is held still for 5000 iterations. tools/test.py gives means
+# over its clips, not frames; tools/compare.py scores all methods alike.
 _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/datasets/gopro.py',
@@ -12,7 +14,6 @@ model = dict(
         type='BasicVSRPlusPlusDeblurNet', mid_channels=64, num_blocks=7, spynet_pretrained=None
     ),
     pixel_loss=dict(type='CharbonnierLoss', loss_weight=1.0, reduction='mean'),
-    train_cfg=dict(fix_iter=5_000),
     data_preprocessor=dict(type='DataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3),
 )
 
@@ -27,9 +28,9 @@ test_dataloader = val_dataloader
 
 train_cfg = dict(max_iters=600_000)
 optim_wrapper = dict(
-    constructor='DefaultOptimWrapperConstructor',
     type='GuardedOptimWrapper',
     optimizer=dict(type='Adam', lr=1e-4, betas=(0.9, 0.99)),
-    paramwise_cfg=dict(custom_keys={'spynet': dict(lr_mult=0.25)}),
 )
 param_scheduler = dict(type='CosineAnnealingLR', by_epoch=False, T_max=600_000, eta_min=1e-7)
+
+find_unused_parameters = True  # of DDP, as in MMagic's configs

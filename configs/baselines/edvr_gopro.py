@@ -34,3 +34,5 @@ optim_wrapper = dict(
     type='GuardedOptimWrapper', optimizer=dict(type='Adam', lr=4e-4, betas=(0.9, 0.999))
 )
 param_scheduler = dict(type='CosineAnnealingLR', by_epoch=False, T_max=600_000, eta_min=1e-7)
+
+find_unused_parameters = True  # of DDP: MMagic freezes some of them for a while

@@ -27,3 +27,5 @@ optim_wrapper = dict(
 param_scheduler = dict(
     _delete_=True, type='CosineAnnealingLR', by_epoch=False, T_max=1_200, eta_min=1e-6
 )
+
+find_unused_parameters = True  # of DDP, as in MMagic's configs

@@ -27,12 +27,12 @@ _COSTS = {
 
 
 def mean_scores(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Means of each score over frames; of those where it exists and is a number."""
+    """Means of each score over the frames where it exists and is finite."""
     rows = list(rows)
     means = {}
     for score in _LABELS:
         values = [row[score] for row in rows if row.get(score) is not None]
-        values = [value for value in values if not math.isnan(value)]
+        values = [value for value in values if math.isfinite(value)]
         if values:
             means[score] = sum(values) / len(values)
     return means
@@ -80,7 +80,7 @@ def markdown(results: dict[str, dict], data: Sequence[str]) -> str:
         lines = [heads, ['---', *['---:'] * (len(heads) - 1)]]
         for method, result in results.items():
             if 'failed' in result:
-                lines.append([method, f'failed: {result["failed"]}', *[''] * (len(heads) - 2)])
+                lines.append([method, _failure(result), *[''] * (len(heads) - 2)])
                 continue
             cells = [_number(means[method].get(score), _LABELS[score][1]) for score in scores]
             cost = result.get('cost') or {}
@@ -97,6 +97,10 @@ def markdown(results: dict[str, dict], data: Sequence[str]) -> str:
             lines.append([method, *(_number(mean.get('psnr'), 2) for mean in by_clip)])
         parts.append(_table(lines))
     return '\n\n'.join(parts) + '\n'
+
+
+def _failure(result: dict) -> str:
+    return 'failed: ' + result['failed'].replace('|', r'\|')
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -130,6 +134,8 @@ def plot(results: dict[str, dict], data: Sequence[str], path: Path) -> None:
                 continue
             mean = mean_scores(row for row in result['rows'] if row['data'] == name)
             cost = result.get('cost')
+            if 'psnr' not in mean:  # all frames are restored perfectly
+                continue
             if method == INPUT or not cost:
                 axes.axhline(mean['psnr'], color='grey', linestyle='--', linewidth=1, label=method)
             else:

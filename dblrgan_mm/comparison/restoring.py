@@ -49,6 +49,7 @@ def frame_file(folder: Path, clips: str, clip: str, frame: str) -> Path:
     return folder / clips / clip / f'{frame}.png'
 
 
+@torch.no_grad()
 def restore(
     method: Method, data: list[Clips], folder: Path, device: str, tell: Callable[..., None]
 ) -> dict[str, Any]:
@@ -71,17 +72,21 @@ def restore(
         what it had before).
 
     Raises:
-        UserError: for a config without a model or test, and for a checkpoint that is not its.
+        UserError: for a config without a model or test, for a checkpoint that is not its, and
+            where it restores not all frames.
     """
     from mmagic.registry import DATASETS
     from mmengine.dataset import pseudo_collate
 
+    if device.startswith('cuda'):
+        torch.cuda.set_device(device)  # what is measured, and where MMagic's models look
     cfg, model = build(method, device)
     generator = model.generator
     cost: dict[str, Any] = dict(parameters=sum(p.numel() for p in generator.parameters()))
     for clips in data:
         settings = dict(layout=clips.layout, data_root=clips.root, split=clips.split)
-        dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, layout_args=None, **settings))
+        settings |= dict(layout_args=None, centres='all', padding='reflection')
+        dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, **settings))
         names = {clip.name: clip.frames for clip in clips.load()}
         first = pseudo_collate([dataset[0]])
         macs = count_macs(model, first)  # and warms up
@@ -103,10 +108,15 @@ def restore(
             tell('frames', len(restored))
             if done[clip] == len(names[clip]):
                 tell('clip', clips.name, clip)
-        size = restored.shape[-1], restored.shape[-2]
-        each = 1 if restored.shape[0] == 1 else len(first['inputs'][0])
+        short = next((clip for clip, frames in names.items() if done[clip] != len(frames)), None)
+        if short is not None:
+            raise UserError(f'{clips.name}: of clip {short} {done[short]} frames were restored')
+        height, width = first['inputs'][0].shape[-2:]
         cost[clips.name] = dict(
-            size=size, macs=macs / each, fps=frames / seconds, memory=memory.bytes()
+            size=(width, height),
+            macs=macs / (len(first['inputs'][0]) if whole else 1),
+            fps=frames / seconds,
+            memory=memory.bytes(),
         )
     return cost
 
@@ -137,6 +147,7 @@ def build(method: Method, device: str) -> tuple[Any, torch.nn.Module]:
     return cfg, model.to(device).eval()
 
 
+@torch.no_grad()
 def count_macs(model: torch.nn.Module, batch: dict) -> int:
     """Multiply-accumulates of convolutions and matrix products in a test of one batch."""
     from torch.utils.flop_counter import FlopCounterMode

@@ -3,8 +3,11 @@
 import hashlib
 import json
 import multiprocessing as mp
+import multiprocessing.connection
+import os
 import queue
 import shutil
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
@@ -19,8 +22,10 @@ from dblrgan_mm import files
 from dblrgan_mm.clips import clip_store
 from dblrgan_mm.clips.clip import Clip
 from dblrgan_mm.clips.frames import read_frame
+from dblrgan_mm.comparison import lpips_weights
 from dblrgan_mm.comparison.report import INPUT, largest_difference
 from dblrgan_mm.comparison.restoring import Clips, Method, frame_file
+from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference.checkpoint import sha256
 
 Named = dict[str, dict[str, Clip]]  # clips by the name of their data set and their own
@@ -30,7 +35,7 @@ class Comparison:
     """Restores and scores by one method after the other, what is not done yet.
 
     Args:
-        out: folder; that of each method in it holds the restored frames and ``result.json``.
+        out: folder; ``methods/<name>`` in it holds restored frames and ``result.json``.
         data: what is restored.
         device: where the models run.
         workers: processes that score.
@@ -42,7 +47,7 @@ class Comparison:
         self.device = device
         self.clips: Named = {given.name: {c.name: c for c in given.load()} for given in data}
         self.context = mp.get_context('spawn')
-        self.pool = ProcessPoolExecutor(workers, self.context, initializer=_one_thread)
+        self.pool = ProcessPoolExecutor(workers, self.context, initializer=_prepare_scoring)
 
     @property
     def frames(self) -> int:
@@ -60,14 +65,13 @@ class Comparison:
             ``rows``, scores of all frames with 'data', 'clip' and 'frame', and ``cost``; or
             ``failed``, why.
         """
-        folder = self.out / (INPUT if method is None else method.name)
-        mark = self._fingerprint(method)
+        folder = self.folder(method)
+        mark = self.fingerprint(method)
         result = _stored(folder / 'result.json', mark)
         if result is not None:
             advance(self.frames)
             return result
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        _clear(folder)
         result = self._run(method, folder, advance)
         if 'failed' not in result:
             content = json.dumps(dict(result, fingerprint=mark), indent=1)
@@ -83,6 +87,7 @@ class Comparison:
             places = self.places(method, given, clip)
             scoring.append(self.pool.submit(score_one, given, self.clips[given][clip], places))
 
+        complete: list[list[str]] = []
         cost: dict | None = None
         if method is None:
             for given, named in self.clips.items():
@@ -97,10 +102,11 @@ class Comparison:
             )
             child.start()
             while cost is None:
+                alive = child.is_alive()  # before the last look
                 try:
                     kind, *values = messages.get(timeout=1)
                 except queue.Empty:
-                    if child.is_alive():
+                    if alive:
                         continue
                     killed = ' (killed, for want of memory?)' if child.exitcode == -9 else ''
                     return dict(failed=f'its process ended with code {child.exitcode}{killed}')
@@ -109,14 +115,21 @@ class Comparison:
                     return dict(failed=values[0])
                 if kind == 'frames':
                     advance(*values)
+                elif kind == 'clip' and self.device == 'cpu':
+                    complete.append(values)  # whose scoring would slow what is measured
                 elif kind == 'clip':
                     score(*values)
                 else:
                     (cost,) = values
             child.join()
+            for values in complete:
+                score(*values)
         rows: list[dict] = []
         for job in scoring:
-            found = job.result()
+            try:
+                found = job.result()
+            except (AssertionError, ValueError, OSError) as error:
+                return dict(failed=f'cannot be scored: {_first_line(error)}')
             rows += found
             if method is None:
                 advance(len(found))
@@ -124,12 +137,17 @@ class Comparison:
         rows.sort(key=lambda row: (order.index(row['data']), row['clip'], row['frame']))
         return dict(rows=rows, cost=cost)
 
+    def folder(self, method: Method | str | None) -> Path:
+        """What is stored of a method."""
+        name = INPUT if method is None else method if isinstance(method, str) else method.name
+        return self.out / 'methods' / name
+
     def places(self, method: Method | str | None, given: str, clip: str) -> list[str]:
         """Where the frames of a clip are, as a method restored them, or the blurry ones."""
         found = self.clips[given][clip]
         if method is None or method == INPUT:
             return list(found.blurry)
-        folder = self.out / (method if isinstance(method, str) else method.name)
+        folder = self.folder(method)
         return [str(frame_file(folder, given, clip, frame)) for frame in found.frames]
 
     def draw_grids(self, methods: list[str], count: int) -> None:
@@ -148,27 +166,69 @@ class Comparison:
                 path.parent.mkdir(exist_ok=True)
                 cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
-    def _fingerprint(self, method: Method | None) -> str:
-        """Of what a result depends on."""
-        parts: list[Any] = [[vars(given) for given in self.data], self.device]
+    def fingerprint(self, method: Method | None) -> str:
+        """Of what a result depends on: data, config, checkpoint, device.
+
+        Raises:
+            UserError: for a config that cannot be read.
+        """
+        parts: list[Any] = [[vars(given) for given in self.data], lpips_weights().is_file()]
         for named in self.clips.values():
-            parts.append({clip.name: clip.frames for clip in named.values()})
+            for clip in named.values():
+                sources = {place.partition('#')[0] if clip_store.is_place(place) else place
+                           for place in (*clip.blurry, *clip.sharp)}  # fmt: skip
+                states = [os.stat(source) for source in sorted(sources)]
+                states = [(state.st_size, state.st_mtime_ns) for state in states]
+                parts.append((clip.name, clip.frames, states))
         if method is not None:
-            parts.append(Config.fromfile(method.config).to_dict())
+            try:
+                config = Config.fromfile(method.config, import_custom_modules=False)
+            except Exception as error:  # a config is a program
+                raise UserError(f'{method.config}: {_first_line(error)}') from error
+            parts += [self.device, config.to_dict()]
             parts.append(method.checkpoint and sha256(Path(method.checkpoint)))
         text = json.dumps(parts, default=str, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _one_thread() -> None:
+def _clear(folder: Path) -> None:
+    """Make a folder anew; what another program made is left alone, with a UserError."""
+    mark = folder / 'made_by_compare'
+    if folder.exists() and not mark.is_file():
+        raise UserError(f'{folder} exists, and is no result of a comparison; choose another OUT')
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    mark.touch()
+
+
+def _prepare_scoring() -> None:
     """Of a process that scores: the others want the processors, too."""
+    _end_with_parent()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """Have this process end when its parent was killed, and can tell it nothing any more."""
+    parent = mp.parent_process()
+
+    def wait() -> None:
+        mp.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().split('\n')[0] or 'no message'
+    return f'{type(error).__name__}: {text[:200]}'
 
 
 def _restore(method: Method, data: list[Clips], folder: Path, device: str, messages: Any) -> None:
     """The process that restores."""
     from dblrgan_mm.comparison.restoring import restore
+
+    _end_with_parent()
 
     def tell(*message: Any) -> None:
         messages.put(message)
@@ -176,13 +236,12 @@ def _restore(method: Method, data: list[Clips], folder: Path, device: str, messa
     try:
         tell('cost', restore(method, data, folder, device, tell))
     except Exception as error:  # whatever a foreign network raises becomes its row
-        first = str(error).strip().split('\n')[0] or 'no message'
-        tell('failed', f'{type(error).__name__}: {first[:200]}')
+        tell('failed', _first_line(error))
 
 
 def score_one(given: str, clip: Clip, places: list[str]) -> list[dict[str, Any]]:
     """The scores of a clip whose restored frames are at some places."""
-    from dblrgan_mm.evaluation.scores import score_clip
+    from dblrgan_mm.comparison.scores import score_clip
 
     scores = score_clip(map(read_any, places), map(read_any, clip.sharp))
     return [

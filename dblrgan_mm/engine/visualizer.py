@@ -42,21 +42,16 @@ class DeblurVisualizer(Visualizer):
         """Draw one sample into every backend.
 
         Args:
-            data_sample: ``DataSample`` of a model in 'predict' mode: ``input`` (t, c, h, w),
-                ``output.pred_img`` (c, h, w) and, where there is one, ``gt_img`` (c, h, w), all
-                BGR in [0, 255].
+            data_sample: ``DataSample`` of a model in 'predict' mode: ``input``,
+                ``output.pred_img`` and, where there is one, ``gt_img``, each (c, h, w), or
+                (t, c, h, w), of which the centre is drawn, all BGR in [0, 255].
             step: iteration, for the file's name.
         """
-        window = data_sample.input
-        frames = {
-            'blurry': window[len(window) // 2] if window.ndim == 4 else window,
-            'restored': data_sample.output.pred_img,
-        }
+        frames = dict(blurry=data_sample.input, restored=data_sample.output.pred_img)
         if 'gt_img' in data_sample:
             frames['sharp'] = data_sample.gt_img
-        picture = compare_frames(
-            [_to_rgb(frame) for frame in frames.values()], list(frames), self.zoom
-        )
+        centres = [_to_rgb(f[len(f) // 2] if f.ndim == 4 else f) for f in frames.values()]
+        picture = compare_frames(centres, list(frames), self.zoom)
         clip, frame = data_sample.metainfo['key'].rsplit('/', 1)
         with lost_output_told('A picture'):
             for backend in self._vis_backends.values():

@@ -56,6 +56,19 @@ def inside(panel: np.ndarray, top, left, height, width) -> np.ndarray:
     return free
 
 
+def test_of_a_whole_clip_the_centre_is_drawn(sample, frames, tmp_path):
+    single = cv2.imread(str(draw(sample, tmp_path / 'single')))
+
+    def clip(centre: torch.Tensor) -> torch.Tensor:
+        black = torch.zeros_like(centre)
+        return torch.stack([black, black, centre, black, black])
+
+    whole = DataSample(metainfo=dict(key='sam2_blocks_carry/000037'))
+    whole.set_tensor_data(dict(gt_img=clip(tensor(frames['sharp'])), input=sample.input))
+    whole.output = DataSample(pred_img=clip(sample.output.pred_img))
+    assert np.array_equal(cv2.imread(str(draw(whole, tmp_path / 'whole'))), single)
+
+
 class TestFile:
     def test_named_by_clip_frame_and_iteration(self, sample, tmp_path):
         assert draw(sample, tmp_path).name == 'sam2_blocks_carry_000037_400.png'

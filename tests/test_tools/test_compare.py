@@ -1,8 +1,13 @@
 """tools/compare.py: one table of many restorers."""
 
+import contextlib
 import csv
 import json
 import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +16,9 @@ import torch
 from mmagic.registry import MODELS
 from mmengine.config import Config
 from skimage.metrics import peak_signal_noise_ratio
+
+from dblrgan_mm.comparison.restoring import Clips, Method
+from dblrgan_mm.comparison.running import Comparison
 
 NET = dict(type='DBLRNet', mid_channels=4, num_blocks=1, norm=None, residual=True)
 
@@ -75,6 +83,8 @@ def test_from_end_to_end(call_tool, sample_root, config, checkpoint, tmp_path, r
     macs = 9 * (3 * 3 * 1 * 1 + 3 * 1 * 4 + 2 * 4 * 4 + 4 * 16 + 16 * 16 + 16)
     assert cost['clips']['macs'] == macs * 144 * 256
     assert cost['clips']['fps'] > 0
+    # without gradients: a few maps of a frame at a time, not all of them
+    assert cost['clips']['memory'] < 200e6
 
     grids = sorted((out / 'grids').iterdir())
     assert [g.name for g in grids] == [
@@ -84,11 +94,69 @@ def test_from_end_to_end(call_tool, sample_root, config, checkpoint, tmp_path, r
     assert cv2.imread(str(grids[0])).shape[1] == 3 * 256, 'input, identity, sharp'
     assert cv2.imread(str(out / 'quality_cost.png')) is not None
 
-    before = (out / 'identity' / 'result.json').stat().st_mtime_ns
+    stored = out / 'methods' / 'identity' / 'result.json'
+    before = stored.stat().st_mtime_ns
     second = call_tool(*arguments[:-2])
     assert second.code == 0, second.err
-    assert (out / 'identity' / 'result.json').stat().st_mtime_ns == before, 'not run again'
+    assert stored.stat().st_mtime_ns == before, 'not run again'
     assert table(second.out) == {k: v for k, v in rows.items() if k != 'other'}
+
+    content = torch.load(checkpoint, weights_only=True)
+    content['state_dict']['generator.tail.4.bias'] += 0.05
+    torch.save(content, checkpoint)
+    third = call_tool(*arguments[:-2])
+    assert third.code == 0, third.err
+    assert float(table(third.out)['identity'][0]) < float(rows['identity'][0]) - 1, 'run again'
+
+
+class TestFingerprint:
+    """What makes a stored result void."""
+
+    @pytest.fixture
+    def mark(self, real_copy, config, tmp_path):
+        def mark(method=None, device='cpu'):
+            data = Clips('clips', 'gopro', str(real_copy), 'train')
+            return Comparison(tmp_path, [data], device, 1).fingerprint(method)
+
+        return mark
+
+    def test_frames(self, mark, real_copy):
+        before = mark()
+        assert mark() == before
+        path = next((real_copy / 'train').rglob('*.png'))
+        path.write_bytes(path.read_bytes() + b' ')
+        assert mark() != before
+
+    def test_config_and_device(self, mark, config):
+        method = Method('net', str(config), None)
+        before = mark(method)
+        assert mark(method, 'cuda') != before
+        config.write_text(config.read_text() + "model['generator']['num_blocks'] = 2\n")
+        assert mark(method) != before
+
+    def test_of_the_input_no_device(self, mark):
+        assert mark(None, 'cpu') == mark(None, 'cuda')
+
+
+def test_a_config_at_fault_is_told_first(call_tool, sample_root, tmp_path):
+    (tmp_path / 'bad.py').write_text("_base_ = ['nowhere.py']")
+    result = call_tool(
+        'compare', tmp_path / 'out', '--data', f'a={sample_root}:test',
+        '--method', f'bad={tmp_path}/bad.py',
+    )  # fmt: skip
+    assert result.code == 1
+    assert 'bad.py' in result.err
+    assert not (tmp_path / 'out' / 'methods').exists()
+
+
+def test_what_it_did_not_make_is_left_alone(call_tool, sample_root, tmp_path):
+    mine = tmp_path / 'methods' / 'input'
+    mine.mkdir(parents=True)
+    (mine / 'precious').touch()
+    result = call_tool('compare', tmp_path, '--data', f'a={sample_root}:test')
+    assert result.code == 1
+    assert 'no result of a comparison' in result.err
+    assert (mine / 'precious').exists()
 
 
 @pytest.mark.parametrize(
@@ -116,3 +184,33 @@ def test_a_file_in_the_place_of_the_folder(call_tool, tmp_path):
     result = call_tool('compare', tmp_path / 'out', '--data', 'a=x:test')
     assert result.code == 1
     assert 'cannot write to' in result.err
+
+
+@pytest.mark.slow
+def test_no_process_outlives_a_killed_one(repo, sample_root, config, checkpoint, tmp_path):
+    command = [
+        sys.executable, repo / 'tools' / 'compare.py', tmp_path / 'out', '--device', 'cpu',
+        '--data', f'a={sample_root}:test', '--method', f'm={config}:{checkpoint}',
+    ]  # fmt: skip
+    parent = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+
+    def session() -> set[int]:
+        found = set()
+        for stat in Path('/proc').glob('[0-9]*/stat'):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                state, _, _, leader = stat.read_text().rpartition(')')[2].split()[:4]
+                if int(leader) == parent.pid and state != 'Z':
+                    found.add(int(stat.parent.name))
+        return found
+
+    def wait_for(condition, seconds) -> None:
+        end = time.monotonic() + seconds
+        while not condition() and time.monotonic() < end:
+            time.sleep(0.2)
+        assert condition()
+
+    wait_for(lambda: (tmp_path / 'out' / 'methods' / 'm').exists(), 120)
+    wait_for(lambda: len(session()) >= 3, 30)  # itself, one that scores, one that restores
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not session(), 30)

@@ -44,7 +44,7 @@ class TestOneClip:
     def test_folder(self, call_tool, folder, tmp_path):
         result = call_tool('deblur', folder, tmp_path / 'out', '--dtype', 'float32')
         assert (result.code, result.out) == (0, f'{tmp_path / "out"}: 5 frames restored\n')
-        assert 'weights of the package: trained on the 32 pairs of tests/data' in result.err
+        assert 'weights of the package: trained on ' in result.err
         restored = frames_of(tmp_path / 'out')
         given = frames_of(folder)
         expected = Deblurrer.from_checkpoint(device='cpu', dtype='float32')(given)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dblrgan_mm.clips.frames import read_frame
-from dblrgan_mm.evaluation import scores
-from dblrgan_mm.evaluation.scores import score_clip
+from dblrgan_mm.comparison import lpips_weights, scores
+from dblrgan_mm.comparison.scores import score_clip
 
 
 @pytest.fixture(scope='module')
@@ -50,8 +50,8 @@ def test_lpips_where_its_weights_are(sample_root, tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     assert scores.lpips_distance() is None
     scores.lpips_distance.cache_clear()
-    (tmp_path / 'hub' / 'checkpoints').mkdir(parents=True)
-    torch.save(alexnet().state_dict(), tmp_path / 'hub' / 'checkpoints' / scores._ALEXNET)
+    lpips_weights().parent.mkdir(parents=True)
+    torch.save(alexnet().state_dict(), lpips_weights())
     try:
         blurry, sharp = (frames(sample_root, 'sam2_blocks_carry', s)[0] for s in ('blur', 'sharp'))
         assert score_clip([sharp], [sharp])[0]['lpips'] == 0

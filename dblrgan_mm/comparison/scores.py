@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,11 +13,8 @@ compat.apply()
 from mmagic.evaluation.metrics.psnr import psnr
 from mmagic.evaluation.metrics.ssim import ssim
 
+from dblrgan_mm.comparison import lpips_weights
 from dblrgan_mm.evaluation.warping_error import motion, warping_error
-
-SCORES = ('psnr', 'psnr_y', 'ssim', 'ssim_skimage', 'lpips', 'warping_error')
-
-_ALEXNET = 'alexnet-owt-7be5be79.pth'
 
 
 def score_clip(
@@ -83,7 +79,7 @@ def lpips_distance() -> Callable[[np.ndarray, np.ndarray], float] | None:
 
     They are where torch keeps downloads; this downloads nothing.
     """
-    if not (Path(torch.hub.get_dir()) / 'checkpoints' / _ALEXNET).is_file():
+    if not lpips_weights().is_file():
         return None
     import lpips
 
