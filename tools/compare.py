@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dblrgan_mm import files, launch
-from dblrgan_mm.comparison.report import INPUT
+from dblrgan_mm.comparison.report import INPUT, SHARP
 from dblrgan_mm.errors import UserError
 
 _GRIDS = 3  # clips of each data set that are drawn
@@ -42,8 +42,9 @@ def main() -> None:
     for kind, names in (('--data', data), ('--method', methods)):
         names = [given.name for given in names]
         twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None or INPUT in names:
-            raise UserError(f'{kind}: the name {twice or INPUT!r} is taken; choose another')
+        taken = twice or next((name for name in (INPUT, SHARP) if name in names), None)
+        if taken:
+            raise UserError(f'{kind}: the name {taken!r} is taken; choose another')
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -98,8 +99,8 @@ def compare(args: argparse.Namespace, data: list, methods: list) -> None:
                TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
     results: dict[str, dict] = {}
     with comparison.pool, Progress(*columns, console=console) as progress:
-        for method in [None, *methods]:
-            name = INPUT if method is None else method.name
+        for method in [INPUT, *methods, SHARP]:
+            name = method if isinstance(method, str) else method.name
             task = progress.add_task(name, total=comparison.frames)
             result = comparison.result(method, lambda n, task=task: progress.advance(task, n))
             if 'failed' in result:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-INPUT = 'input'
+INPUT, SHARP = 'input', 'sharp'  # rows that nothing was restored for
 
 _LABELS = {
     'psnr': ('PSNR, dB', 2),
@@ -136,7 +136,7 @@ def plot(results: dict[str, dict], data: Sequence[str], path: Path) -> None:
             cost = result.get('cost')
             if 'psnr' not in mean:  # all frames are restored perfectly
                 continue
-            if method == INPUT or not cost:
+            if method == INPUT:
                 axes.axhline(mean['psnr'], color='grey', linestyle='--', linewidth=1, label=method)
             else:
                 point = cost[name]['macs'] * 1e-9, mean['psnr']

@@ -1,5 +1,7 @@
 """Restoring whole data sets with any restorer that MMagic builds, and what that costs."""
 
+import ctypes
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -177,11 +179,11 @@ class PeakMemory:
         if self.on_gpu:
             torch.cuda.reset_peak_memory_stats()
         else:
-            self.before = _resident('VmRSS')
-            try:
+            self.before = None
+            if sys.platform == 'linux':
+                ctypes.CDLL(None).malloc_trim(0)  # what was freed before is given back
+                self.before = _resident('VmRSS')
                 Path('/proc/self/clear_refs').write_text('5')  # the peak counts from now on
-            except OSError:  # no Linux
-                self.before = None
 
     def bytes(self) -> int | None:
         """Bytes; None where this system does not tell."""
@@ -191,10 +193,7 @@ class PeakMemory:
 
 
 def _resident(key: str) -> int:
-    try:
-        lines = Path('/proc/self/status').read_text().splitlines()
-    except OSError:
-        return 0
+    lines = Path('/proc/self/status').read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f'{key}:'))
 
 

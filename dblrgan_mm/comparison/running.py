@@ -23,7 +23,7 @@ from dblrgan_mm.clips import clip_store
 from dblrgan_mm.clips.clip import Clip
 from dblrgan_mm.clips.frames import read_frame
 from dblrgan_mm.comparison import lpips_weights
-from dblrgan_mm.comparison.report import INPUT, largest_difference
+from dblrgan_mm.comparison.report import INPUT, SHARP, largest_difference
 from dblrgan_mm.comparison.restoring import Clips, Method, frame_file
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference.checkpoint import sha256
@@ -54,11 +54,11 @@ class Comparison:
         """Frames that each method restores."""
         return sum(len(clip.frames) for named in self.clips.values() for clip in named.values())
 
-    def result(self, method: Method | None, advance: Callable[[int], None]) -> dict[str, Any]:
-        """The result of a method, of an earlier run if it is of the same; None: of the input.
+    def result(self, method: Method | str, advance: Callable[[int], None]) -> dict[str, Any]:
+        """The result of a method, of an earlier run if it is of the same.
 
         Args:
-            method: what restores.
+            method: what restores; or 'input' or 'sharp', the clips as they are.
             advance: called with a number of frames, as soon as those are done.
 
         Returns:
@@ -79,7 +79,7 @@ class Comparison:
         return result
 
     def _run(
-        self, method: Method | None, folder: Path, advance: Callable[[int], None]
+        self, method: Method | str, folder: Path, advance: Callable[[int], None]
     ) -> dict[str, Any]:
         scoring: list[Future] = []
 
@@ -89,7 +89,7 @@ class Comparison:
 
         complete: list[list[str]] = []
         cost: dict | None = None
-        if method is None:
+        if isinstance(method, str):
             for given, named in self.clips.items():
                 for clip in named:
                     score(given, clip)
@@ -131,42 +131,40 @@ class Comparison:
             except (AssertionError, ValueError, OSError) as error:
                 return dict(failed=f'cannot be scored: {_first_line(error)}')
             rows += found
-            if method is None:
+            if isinstance(method, str):
                 advance(len(found))
         order = list(self.clips)
         rows.sort(key=lambda row: (order.index(row['data']), row['clip'], row['frame']))
         return dict(rows=rows, cost=cost)
 
-    def folder(self, method: Method | str | None) -> Path:
-        """What is stored of a method."""
-        name = INPUT if method is None else method if isinstance(method, str) else method.name
-        return self.out / 'methods' / name
+    def folder(self, method: Method | str) -> Path:
+        """What is stored of a method, or of one of that name."""
+        return self.out / 'methods' / (method if isinstance(method, str) else method.name)
 
-    def places(self, method: Method | str | None, given: str, clip: str) -> list[str]:
-        """Where the frames of a clip are, as a method restored them, or the blurry ones."""
+    def places(self, method: Method | str, given: str, clip: str) -> list[str]:
+        """Where the frames of a clip are: restored ones, or the blurry or sharp ones."""
         found = self.clips[given][clip]
-        if method is None or method == INPUT:
-            return list(found.blurry)
+        if method in (INPUT, SHARP):
+            return list(found.blurry if method == INPUT else found.sharp)
         folder = self.folder(method)
         return [str(frame_file(folder, given, clip, frame)) for frame in found.frames]
 
-    def draw_grids(self, methods: list[str], count: int) -> None:
-        """The middle frame of some clips by each method and sharp, with a crop of where the
-        methods differ most, into ``grids/``."""
+    def draw_grids(self, rows: list[str], count: int) -> None:
+        """The middle frame of some clips as input, by each method, and sharp, with a crop of where
+        the methods differ most, into ``grids/``."""
         from dblrgan_mm.engine.visualizer import compare_frames
 
         for given, named in self.clips.items():
             for clip in _spread(list(named.values()), count):
                 middle = len(clip.frames) // 2
-                frames = [read_any(self.places(name, given, clip.name)[middle]) for name in methods]
-                change = largest_difference(frames if len(frames) < 3 else frames[1:])
-                frames.append(read_any(clip.sharp[middle]))
-                picture = compare_frames(frames, [*methods, 'sharp'], zoom=4, change=change)
+                frames = [read_any(self.places(row, given, clip.name)[middle]) for row in rows]
+                change = largest_difference(frames[1:-1] if len(frames) > 3 else frames[:-1])
+                picture = compare_frames(frames, rows, zoom=4, change=change)
                 path = self.out / 'grids' / f'{given}_{clip.name.replace("/", "_")}.png'
                 path.parent.mkdir(exist_ok=True)
                 cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
-    def fingerprint(self, method: Method | None) -> str:
+    def fingerprint(self, method: Method | str) -> str:
         """Of what a result depends on: data, config, checkpoint, device.
 
         Raises:
@@ -180,7 +178,7 @@ class Comparison:
                 states = [os.stat(source) for source in sorted(sources)]
                 states = [(state.st_size, state.st_mtime_ns) for state in states]
                 parts.append((clip.name, clip.frames, states))
-        if method is not None:
+        if isinstance(method, Method):
             try:
                 config = Config.fromfile(method.config, import_custom_modules=False)
             except Exception as error:  # a config is a program

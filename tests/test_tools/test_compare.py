@@ -62,14 +62,16 @@ def test_from_end_to_end(call_tool, sample_root, config, checkpoint, tmp_path, r
     assert first.code == 1, 'a method failed'
     assert 'failed: other' in first.err
     rows = table(first.out)
-    assert list(rows) == ['', '---', 'input', 'identity', 'other']
+    assert list(rows) == ['', '---', 'input', 'identity', 'other', 'sharp']
+    assert rows['sharp'][0] == '', 'infinite'
+    assert rows['sharp'][2] == '1.0000'
     assert rows['identity'][:2] == rows['input'][:2]
     assert 'another architecture' in rows['other'][0]
     assert (out / 'table.md').read_text() in first.out
 
     with (out / 'scores.csv').open() as file:
         frames = list(csv.DictReader(file))
-    assert [row['method'] for row in frames] == ['input'] * 20 + ['identity'] * 20
+    assert [row['method'] for row in frames] == ['input'] * 20 + ['identity'] * 20 + ['sharp'] * 20
     row = frames[3]
     folder = sample_root / 'test' / row['clip']
     blurry, sharp = (cv2.imread(str(folder / s / f'{row["frame"]}.png')) for s in ('blur', 'sharp'))
@@ -114,7 +116,7 @@ class TestFingerprint:
 
     @pytest.fixture
     def mark(self, real_copy, config, tmp_path):
-        def mark(method=None, device='cpu'):
+        def mark(method='input', device='cpu'):
             data = Clips('clips', 'gopro', str(real_copy), 'train')
             return Comparison(tmp_path, [data], device, 1).fingerprint(method)
 
@@ -135,7 +137,7 @@ class TestFingerprint:
         assert mark(method) != before
 
     def test_of_the_input_no_device(self, mark):
-        assert mark(None, 'cpu') == mark(None, 'cuda')
+        assert mark('input', 'cpu') == mark('input', 'cuda')
 
 
 def test_a_config_at_fault_is_told_first(call_tool, sample_root, tmp_path):
