@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+import yaml
 from test_strip_network import strip_network, trained
 
 from dblrgan_mm.clips.frames import read_frame
@@ -12,7 +13,8 @@ from dblrgan_mm.datasets import VideoClipDataset
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference import deblurrer as module
-from dblrgan_mm.inference.checkpoint import Generator
+from dblrgan_mm.inference.checkpoint import Generator, load_generator
+from dblrgan_mm.inference.deblurrer import DEFAULT, released
 from dblrgan_mm.inference.strip_network import StripDBLRNet
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
@@ -366,3 +368,29 @@ def test_from_generator(clip):
         expected = (net(window)[0].clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
     restored = list(deblurrer(clip[:5]))[2]
     assert np.abs(restored - expected).max() <= 1
+
+
+class TestWeightsOfThePackage:
+    @pytest.mark.parametrize('name', sorted(released()))
+    def test_sharpen_a_clip_that_was_not_trained_on(self, clip, sharp, name):
+        restored = Deblurrer.from_checkpoint(name, device='cpu')(clip)
+        gains = [
+            psnr(frame, truth) - psnr(blurry, truth)
+            for frame, truth, blurry in zip(restored, sharp, clip, strict=True)
+        ]
+        assert np.mean(gains) > 0.3
+
+    def test_default(self):
+        assert Deblurrer.from_checkpoint().identity == Deblurrer.from_checkpoint(DEFAULT).identity
+
+    def test_described_in_the_model_index(self, repo):
+        index = yaml.safe_load((repo / 'model-index.yml').read_text())
+        by_name = {model['Name']: model for model in index['Models']}
+        assert by_name.keys() == released().keys()
+        for name, path in released().items():
+            assert path.stat().st_size <= 8e6
+            assert repo / by_name[name]['Weights'] == path
+            assert (repo / by_name[name]['Config']).is_file()
+            parameters = sum(w.numel() for w in load_generator(path).state_dict.values())
+            assert by_name[name]['Metadata']['Parameters'] == parameters
+            assert by_name[name]['In Collection'] == index['Collections'][0]['Name']
