@@ -82,7 +82,7 @@ def test_package_weights_keep_their_description(tmp_path, call_tool):
     result = call_tool('export_onnx', released()[DEFAULT], tmp_path / 'net.onnx')
     assert result.code == 0, result.err
     meta = OnnxDBLRNet(tmp_path / 'net.onnx', CPU).meta
-    assert 'tests/data/gopro' in meta['training_data']
+    assert 'DAVIS' in meta['training_data']
     assert meta['architecture']['mid_channels'] == 16
     assert sorted(p.name for p in tmp_path.iterdir()) == ['net.onnx']
 
