@@ -116,7 +116,7 @@ def train(tmp_path_factory, call_tool, tree) -> Callable[..., SimpleNamespace]:
 
     @functools.cache
     def run(name: str, root: Path | None = None) -> SimpleNamespace:
-        root = root or tree(name.split('_')[1]).root
+        root = root or tree(name.split('_')[-1]).root
         work_dir = tmp_path_factory.mktemp('runs') / name
         done = call_tool(
             'train', CONFIGS / f'{name}.py', '--data-root', root, '--work-dir', work_dir,
@@ -153,7 +153,7 @@ def blurry_psnr(pairs: list[list[Path]]) -> float:
 
 @pytest.mark.parametrize('name', TRAINED)
 def test_train_and_test(name, tree, train, score):
-    data = tree(name.split('_')[1])
+    data = tree(name.split('_')[-1])
     run = train(name)
     assert (run.work_dir / 'iter_2.pth').is_file()
     curves = read_scalars(run.work_dir)
