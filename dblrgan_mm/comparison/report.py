@@ -129,6 +129,7 @@ def plot(results: dict[str, dict], data: Sequence[str], path: Path) -> None:
     figure = Figure(figsize=(5.2 * len(data), 3.8), layout='constrained')
     for i, name in enumerate(data):
         axes = figure.add_subplot(1, len(data), i + 1)
+        costs = []
         for method, result in results.items():
             if 'failed' in result:
                 continue
@@ -139,12 +140,11 @@ def plot(results: dict[str, dict], data: Sequence[str], path: Path) -> None:
             if method == INPUT:
                 axes.axhline(mean['psnr'], color='grey', linestyle='--', linewidth=1, label=method)
             else:
-                point = cost[name]['macs'] * 1e-9, mean['psnr']
-                axes.plot(*point, marker='o', linestyle='', label=method)
-                axes.annotate(
-                    method, point, xytext=(5, 4), textcoords='offset points', fontsize=8
-                )  # fmt: skip
-        axes.set_xscale('log')
+                cost_here = cost[name]['macs'] * 1e-9
+                axes.plot(cost_here, mean['psnr'], marker='o', linestyle='', label=method)
+                costs.append(cost_here)
+        if costs and max(costs) > 5 * min(costs):
+            axes.set_xscale('log')
         axes.margins(0.2)
         axes.set_title(name, fontsize=10)
         axes.set_xlabel('GMAC a frame')
