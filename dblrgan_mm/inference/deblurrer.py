@@ -23,7 +23,7 @@ Frame = TypeVar('Frame', np.ndarray, torch.Tensor)
 
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 DEFAULT = 'dblrnet_plus'  # of the weights that come with the package
-_CACHE = 32e6  # bytes of a strip's widest maps that a processor still works on fast
+_CACHE = 20e6  # bytes of a strip's widest maps that a processor still works on fast
 _BATCH = 1 << 20  # pixels that keep a GPU busy
 
 
