@@ -151,7 +151,13 @@ def test_a_real_training(tmp_path, training, legacy):
     generator = load_generator(path)
     assert generator.averaged
     assert generator.architecture == dict(
-        num_frames=5, color='luma', mid_channels=16, num_blocks=6, norm=None, residual=True
+        num_frames=5,
+        color='luma',
+        mid_channels=16,
+        num_blocks=6,
+        norm=None,
+        residual=True,
+        fusion='slow',
     )
     stored = content['state_dict']
     for key, value in generator.state_dict.items():
