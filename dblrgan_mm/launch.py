@@ -63,16 +63,19 @@ def positive(text: str) -> int:
     return int(text)
 
 
+class KeyValue(argparse.Action):
+    """Collects KEY=VALUE pairs into a dictionary."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        for pair in values:
+            if '=' not in pair:
+                parser.error(f'{option_string} takes KEY=VALUE, got {pair!r}')
+        setattr(namespace, self.dest, dict(pair.split('=', 1) for pair in values))
+
+
 def layout_parser(description: str) -> argparse.ArgumentParser:
     """The options that the tools share which walk a whole data set."""
     from dblrgan_mm.clips.layouts import LAYOUTS
-
-    class KeyValue(argparse.Action):
-        def __call__(self, parser, namespace, values, option_string=None) -> None:
-            for pair in values:
-                if '=' not in pair:
-                    parser.error(f'{option_string} takes KEY=VALUE, got {pair!r}')
-            setattr(namespace, self.dest, dict(pair.split('=', 1) for pair in values))
 
     parser = argparse.ArgumentParser(description=description)
     add = parser.add_argument

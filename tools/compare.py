@@ -23,6 +23,8 @@ _GRIDS = 3  # clips of each data set that are drawn
 
 
 def main() -> None:
+    from dblrgan_mm.clips.layouts import LAYOUTS
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -30,14 +32,22 @@ def main() -> None:
     add('out', type=Path, metavar='OUT', help='folder for tables, frames and pictures')
     add('--data', action='append', required=True, metavar='NAME=ROOT:SPLIT',
         help='a data set with sharp frames, or a clip store of it; may be given again')  # fmt: skip
-    add('--layout', default='gopro', help='where its frames are, as in the configs (gopro)')
+    add(
+        '--layout',
+        choices=LAYOUTS,
+        default='gopro',
+        metavar='LAYOUT',
+        help='where its frames are, as in the configs (gopro)',
+    )
+    add('--layout-args', nargs='+', action=launch.KeyValue, default={}, metavar='KEY=VALUE',
+        help='arguments of the layout, e.g. exposure=3ms24ms')  # fmt: skip
     add('--method', action='append', default=[], metavar='NAME=CONFIG[:CHECKPOINT]',
         help='without a checkpoint: random weights, for the cost; may be given again')  # fmt: skip
     add('--device', default='auto', help='auto, cpu, cuda or cuda:1 (auto)')
     add('--workers', type=launch.positive, default=os.cpu_count(), metavar='N',
         help='processes that score (default: one a processor)')  # fmt: skip
     args = parser.parse_args()
-    data = [_parse_data(text, args.layout) for text in args.data]
+    data = [_parse_data(text, args.layout, args.layout_args) for text in args.data]
     methods = [_parse_method(text) for text in args.method]
     for kind, names in (('--data', data), ('--method', methods)):
         names = [given.name for given in names]
@@ -54,14 +64,14 @@ def main() -> None:
         compare(args, data, methods)
 
 
-def _parse_data(text: str, layout: str) -> Any:
+def _parse_data(text: str, layout: str, layout_args: dict[str, str]) -> Any:
     from dblrgan_mm.comparison.restoring import Clips
 
     name, _, place = text.partition('=')
     root, _, split = place.rpartition(':')
     if not (name and root and split):
         raise UserError(f'--data takes NAME=ROOT:SPLIT, got {text!r}')
-    return Clips(_plain(name), layout, root, split)
+    return Clips(_plain(name), layout, root, split, layout_args)
 
 
 def _parse_method(text: str) -> Any:
@@ -91,9 +101,8 @@ def compare(args: argparse.Namespace, data: list, methods: list) -> None:
     from dblrgan_mm.comparison.running import Comparison
     from dblrgan_mm.inference.deblurrer import find_device
 
-    comparison = Comparison(args.out, data, str(find_device(args.device)), args.workers)
-    for method in methods:
-        comparison.fingerprint(method)  # a config at fault is told before the others have run
+    device = str(find_device(args.device))
+    comparison = Comparison(args.out, data, methods, device, args.workers)
     console = Console(stderr=True)
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(),
                TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
@@ -103,6 +112,8 @@ def compare(args: argparse.Namespace, data: list, methods: list) -> None:
             name = method if isinstance(method, str) else method.name
             task = progress.add_task(name, total=comparison.frames)
             result = comparison.result(method, lambda n, task=task: progress.advance(task, n))
+            if 'failed' in result and method in (INPUT, SHARP):
+                raise UserError(f'{name} frames: {result["failed"]}')
             if 'failed' in result:
                 console.print(f'{name} failed: {result["failed"]}', markup=False)
             results[name] = result

@@ -1,8 +1,9 @@
 # The third step: a higher learning rate, warm-up and cosine.
-_base_ = ['./plus_2_norm_free.py']
-
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
-param_scheduler = [
-    dict(type='LinearLR', by_epoch=False, start_factor=0.01, begin=0, end=100),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=100, end=1_200, T_max=1_100, eta_min=1e-6),
+_base_ = [
+    '../_base_/small_runtime.py',
+    '../_base_/models/dblrnet.py',
+    '../_base_/datasets/mixed.py',
+    '../_base_/schedules/small_plus.py',
 ]
+
+model = dict(generator=dict(mid_channels=16, num_blocks=6, norm=None, residual=True))

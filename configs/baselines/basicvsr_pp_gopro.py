@@ -4,18 +4,10 @@
 # over its clips, not frames; tools/compare.py scores all methods alike.
 _base_ = [
     '../_base_/default_runtime.py',
+    '../_base_/models/basicvsr_pp.py',
     '../_base_/datasets/gopro.py',
     '../_base_/schedules/restorer_400k.py',
 ]
-
-model = dict(
-    type='BasicVSR',
-    generator=dict(
-        type='BasicVSRPlusPlusDeblurNet', mid_channels=64, num_blocks=7, spynet_pretrained=None
-    ),
-    pixel_loss=dict(type='CharbonnierLoss', loss_weight=1.0, reduction='mean'),
-    data_preprocessor=dict(type='DataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3),
-)
 
 train_pipeline = _base_.train_pipeline
 train_pipeline[2]['gt_patch_size'] = 256

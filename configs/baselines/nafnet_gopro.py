@@ -1,23 +1,10 @@
 # NAFNet, width 64, with the schedule of its authors as MMagic's config has it.
 _base_ = [
     '../_base_/default_runtime.py',
+    '../_base_/models/nafnet.py',
     '../_base_/datasets/gopro.py',
     '../_base_/schedules/restorer_400k.py',
 ]
-
-model = dict(
-    type='BaseEditModel',
-    generator=dict(
-        type='NAFNetLocal',
-        img_channels=3,
-        mid_channels=64,
-        enc_blk_nums=[1, 1, 1, 28],
-        middle_blk_num=1,
-        dec_blk_nums=[1, 1, 1, 1],
-    ),
-    pixel_loss=dict(type='PSNRLoss'),
-    data_preprocessor=dict(type='DataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3),
-)
 
 # it restores images
 train_pipeline = _base_.train_pipeline

@@ -1,18 +1,12 @@
 # A small BasicVSR++ with the optimiser of basicvsr_pp_gopro, on windows of five frames.
 _base_ = [
     '../_base_/small_runtime.py',
+    '../_base_/models/basicvsr_pp.py',
     '../_base_/datasets/mixed.py',
     '../_base_/schedules/small.py',
 ]
 
-model = dict(
-    type='BasicVSR',
-    generator=dict(
-        type='BasicVSRPlusPlusDeblurNet', mid_channels=16, num_blocks=2, spynet_pretrained=None
-    ),
-    pixel_loss=dict(type='CharbonnierLoss', loss_weight=1.0, reduction='mean'),
-    data_preprocessor=dict(type='DataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3),
-)
+model = dict(generator=dict(mid_channels=16, num_blocks=2))
 
 train_dataloader = dict(dataset=dict(gt='window'))
 # it passes whole clips

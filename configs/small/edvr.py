@@ -1,26 +1,15 @@
 # A small EDVR with the optimiser of edvr_gopro.
 _base_ = [
     '../_base_/small_runtime.py',
+    '../_base_/models/edvr.py',
     '../_base_/datasets/mixed.py',
     '../_base_/schedules/small.py',
 ]
 
 model = dict(
-    type='EDVR',
     generator=dict(
-        type='EDVRDeblurNet',
-        in_channels=3,
-        mid_channels=16,
-        num_frames=5,
-        deform_groups=1,
-        num_blocks_extraction=2,
-        num_blocks_reconstruction=4,
-        center_frame_idx=2,
-        with_tsa=True,
+        mid_channels=16, deform_groups=1, num_blocks_extraction=2, num_blocks_reconstruction=4
     ),
-    pixel_loss=dict(type='CharbonnierLoss', loss_weight=1.0, reduction='mean'),
-    train_cfg=dict(tsa_iter=1),
-    data_preprocessor=dict(type='DataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3),
 )
 
 optim_wrapper = dict(

@@ -1,23 +1,12 @@
 # A small NAFNet with the optimiser and cosine of nafnet_gopro.
 _base_ = [
     '../_base_/small_runtime.py',
+    '../_base_/models/nafnet.py',
     '../_base_/datasets/mixed.py',
     '../_base_/schedules/small.py',
 ]
 
-model = dict(
-    type='BaseEditModel',
-    generator=dict(
-        type='NAFNetLocal',
-        img_channels=3,
-        mid_channels=24,
-        enc_blk_nums=[1, 1, 1, 4],
-        middle_blk_num=1,
-        dec_blk_nums=[1, 1, 1, 1],
-    ),
-    pixel_loss=dict(type='PSNRLoss'),
-    data_preprocessor=dict(type='DataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3),
-)
+model = dict(generator=dict(mid_channels=24, enc_blk_nums=[1, 1, 1, 4]))
 
 # it restores images
 train_dataloader = dict(dataset=dict(num_frames=1))

@@ -1,28 +1,12 @@
 # A small Restormer with the optimiser of restormer_gopro.
 _base_ = [
     '../_base_/small_runtime.py',
+    '../_base_/models/restormer.py',
     '../_base_/datasets/mixed.py',
     '../_base_/schedules/small.py',
 ]
 
-model = dict(
-    type='BaseEditModel',
-    generator=dict(
-        type='Restormer',
-        inp_channels=3,
-        out_channels=3,
-        dim=16,
-        num_blocks=[1, 1, 1, 2],
-        num_refinement_blocks=1,
-        heads=[1, 2, 4, 8],
-        ffn_expansion_factor=2.66,
-        bias=False,
-        LayerNorm_type='WithBias',
-        dual_pixel_task=False,
-    ),
-    pixel_loss=dict(type='L1Loss'),
-    data_preprocessor=dict(type='DataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3),
-)
+model = dict(generator=dict(dim=16, num_blocks=[1, 1, 1, 2], num_refinement_blocks=1))
 
 # it restores images
 train_dataloader = dict(dataset=dict(num_frames=1))

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import torch
-
 
 def lpips_weights() -> Path:
     """Where torch keeps AlexNet's weights, which LPIPS needs, if they were ever downloaded."""
+    import torch  # late: tools/compare.py --help needs none
+
     return Path(torch.hub.get_dir()) / 'checkpoints' / 'alexnet-owt-7be5be79.pth'

@@ -53,7 +53,8 @@ def markdown(results: dict[str, dict], data: Sequence[str]) -> str:
 
     Args:
         results: of each method, in order, ``rows`` (scores of frames, with 'data', 'clip' and
-            'frame') and ``cost``, as ``restoring.restore`` returns it; or ``failed``, why.
+            'frame') and ``cost``, as ``restoring.restore`` returns it; or ``failed``, why. Those of
+            the input are there.
         data: names of the data sets.
     """
     parts = []
@@ -65,9 +66,9 @@ def markdown(results: dict[str, dict], data: Sequence[str]) -> str:
         }
         means = {method: mean_scores(given) for method, given in rows.items()}
         scores = [score for score in _LABELS if any(score in mean for mean in means.values())]
-        some = next(iter(rows.values()))
+        some = rows[INPUT]
         sizes = {
-            'x'.join(map(str, result['cost'][name]['size']))
+            'x'.join(map(str, result['cost']['data'][name]['size']))
             for result in results.values()
             if result.get('cost')
         }
@@ -83,8 +84,8 @@ def markdown(results: dict[str, dict], data: Sequence[str]) -> str:
                 lines.append([method, _failure(result), *[''] * (len(heads) - 2)])
                 continue
             cells = [_number(means[method].get(score), _LABELS[score][1]) for score in scores]
-            cost = result.get('cost') or {}
-            given = {**cost.get(name, {}), 'parameters': cost.get('parameters')}
+            cost = result['cost'] or dict(parameters=None, data={name: {}})
+            given = cost['data'][name] | dict(parameters=cost['parameters'])
             cells += [
                 _number(None if given.get(key) is None else given[key] * factor, digits)
                 for key, (_, factor, digits) in _COSTS.items()
@@ -134,13 +135,13 @@ def plot(results: dict[str, dict], data: Sequence[str], path: Path) -> None:
             if 'failed' in result:
                 continue
             mean = mean_scores(row for row in result['rows'] if row['data'] == name)
-            cost = result.get('cost')
+            cost = result['cost']
             if 'psnr' not in mean:  # all frames are restored perfectly
                 continue
             if method == INPUT:
                 axes.axhline(mean['psnr'], color='grey', linestyle='--', linewidth=1, label=method)
             else:
-                cost_here = cost[name]['macs'] * 1e-9
+                cost_here = cost['data'][name]['macs'] * 1e-9
                 axes.plot(cost_here, mean['psnr'], marker='o', linestyle='', label=method)
                 costs.append(cost_here)
         if costs and max(costs) > 5 * min(costs):

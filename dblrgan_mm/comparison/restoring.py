@@ -1,10 +1,9 @@
 """Restoring whole data sets with any restorer that MMagic builds, and what that costs."""
 
 import ctypes
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +22,19 @@ class Clips:
 
     Attributes:
         name: in the tables.
-        layout, root, split: as of ``VideoClipDataset``; root may be a clip store.
+        layout, root, split, layout_args: as of ``VideoClipDataset``; root may be a clip store.
     """
 
     name: str
     layout: str
     root: str
     split: str
+    layout_args: dict[str, str] = field(default_factory=dict)
 
     def load(self) -> list[Clip]:
         """Its clips, with sharp frames; raises DatasetError."""
         source = clip_store if clip_store.is_store(Path(self.root)) else layouts
-        return source.load_clips(self.layout, Path(self.root), self.split)
+        return source.load_clips(self.layout, Path(self.root), self.split, **self.layout_args)
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ def restore(
             as soon as a clip is complete.
 
     Returns:
-        ``parameters`` of the generator; and for each data set under its name, ``size`` of the
-        first frame, (w, h), ``macs``, multiply-accumulates a frame, ``fps``, frames a second of the
-        model alone, and ``memory``, bytes that it took at most (on a CPU, of the process, beyond
-        what it had before).
+        ``parameters`` of the generator; and ``data``, for each data set under its name ``size`` of
+        the first frame, (w, h), ``macs``, multiply-accumulates a frame of that size, ``fps``,
+        frames a second of the model alone, and ``memory``, bytes that it took at most (on a CPU, of
+        the process, beyond what it had before).
 
     Raises:
         UserError: for a config without a model or test, for a checkpoint that is not its, and
@@ -83,11 +83,10 @@ def restore(
     if device.startswith('cuda'):
         torch.cuda.set_device(device)  # what is measured, and where MMagic's models look
     cfg, model = build(method, device)
-    generator = model.generator
-    cost: dict[str, Any] = dict(parameters=sum(p.numel() for p in generator.parameters()))
+    costs: dict[str, dict] = {}
     for clips in data:
         settings = dict(layout=clips.layout, data_root=clips.root, split=clips.split)
-        settings |= dict(layout_args=None, centres='all', padding='reflection')
+        settings |= dict(layout_args=clips.layout_args, centres='all', padding='reflection')
         dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, **settings))
         names = {clip.name: clip.frames for clip in clips.load()}
         first = pseudo_collate([dataset[0]])
@@ -114,13 +113,13 @@ def restore(
         if short is not None:
             raise UserError(f'{clips.name}: of clip {short} {done[short]} frames were restored')
         height, width = first['inputs'][0].shape[-2:]
-        cost[clips.name] = dict(
+        costs[clips.name] = dict(
             size=(width, height),
             macs=macs / (len(first['inputs'][0]) if whole else 1),
             fps=frames / seconds,
             memory=memory.bytes(),
         )
-    return cost
+    return dict(parameters=sum(p.numel() for p in model.generator.parameters()), data=costs)
 
 
 def build(method: Method, device: str) -> tuple[Any, torch.nn.Module]:
@@ -179,11 +178,12 @@ class PeakMemory:
         if self.on_gpu:
             torch.cuda.reset_peak_memory_stats()
         else:
-            self.before = None
-            if sys.platform == 'linux':
+            try:
                 ctypes.CDLL(None).malloc_trim(0)  # what was freed before is given back
-                self.before = _resident('VmRSS')
                 Path('/proc/self/clear_refs').write_text('5')  # the peak counts from now on
+                self.before = _resident('VmRSS')
+            except (AttributeError, OSError):  # glibc on Linux alone tells
+                self.before = None
 
     def bytes(self) -> int | None:
         """Bytes; None where this system does not tell."""

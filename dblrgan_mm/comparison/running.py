@@ -24,7 +24,7 @@ from dblrgan_mm.clips.clip import Clip
 from dblrgan_mm.clips.frames import read_frame
 from dblrgan_mm.comparison import lpips_weights
 from dblrgan_mm.comparison.report import INPUT, SHARP, largest_difference
-from dblrgan_mm.comparison.restoring import Clips, Method, frame_file
+from dblrgan_mm.comparison.restoring import Clips, Method, frame_file, restore
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference.checkpoint import sha256
 
@@ -37,15 +37,24 @@ class Comparison:
     Args:
         out: folder; ``methods/<name>`` in it holds restored frames and ``result.json``.
         data: what is restored.
+        methods: what restores.
         device: where the models run.
         workers: processes that score.
+
+    Raises:
+        UserError: for data that are not there, and for a config that cannot be read.
     """
 
-    def __init__(self, out: Path, data: list[Clips], device: str, workers: int) -> None:
+    def __init__(
+        self, out: Path, data: list[Clips], methods: list[Method], device: str, workers: int
+    ) -> None:
         self.out = out
         self.data = data
         self.device = device
         self.clips: Named = {given.name: {c.name: c for c in given.load()} for given in data}
+        source = self._source()
+        # told before the first one has run, should one be at fault
+        self.marks = {self.folder(row): self._mark(row, source) for row in (INPUT, *methods, SHARP)}
         self.context = mp.get_context('spawn')
         self.pool = ProcessPoolExecutor(workers, self.context, initializer=_prepare_scoring)
 
@@ -66,7 +75,7 @@ class Comparison:
             ``failed``, why.
         """
         folder = self.folder(method)
-        mark = self.fingerprint(method)
+        mark = self.marks[folder]
         result = _stored(folder / 'result.json', mark)
         if result is not None:
             advance(self.frames)
@@ -164,12 +173,8 @@ class Comparison:
                 path.parent.mkdir(exist_ok=True)
                 cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
-    def fingerprint(self, method: Method | str) -> str:
-        """Of what a result depends on: data, config, checkpoint, device.
-
-        Raises:
-            UserError: for a config that cannot be read.
-        """
+    def _source(self) -> list[Any]:
+        """What every result depends on: the frames, as size and time of their files."""
         parts: list[Any] = [[vars(given) for given in self.data], lpips_weights().is_file()]
         for named in self.clips.values():
             for clip in named.values():
@@ -178,6 +183,11 @@ class Comparison:
                 states = [os.stat(source) for source in sorted(sources)]
                 states = [(state.st_size, state.st_mtime_ns) for state in states]
                 parts.append((clip.name, clip.frames, states))
+        return parts
+
+    def _mark(self, method: Method | str, source: list[Any]) -> str:
+        """A digest of what a result depends on: its source, config, checkpoint, device."""
+        parts = list(source)
         if isinstance(method, Method):
             try:
                 config = Config.fromfile(method.config, import_custom_modules=False)
@@ -219,13 +229,11 @@ def _end_with_parent() -> None:
 
 def _first_line(error: BaseException) -> str:
     text = str(error).strip().split('\n')[0] or 'no message'
-    return f'{type(error).__name__}: {text[:200]}'
+    return text if isinstance(error, UserError) else f'{type(error).__name__}: {text[:200]}'
 
 
 def _restore(method: Method, data: list[Clips], folder: Path, device: str, messages: Any) -> None:
     """The process that restores."""
-    from dblrgan_mm.comparison.restoring import restore
-
     _end_with_parent()
 
     def tell(*message: Any) -> None:

@@ -18,14 +18,13 @@ from dblrgan_mm.evaluation.warping_error import motion, warping_error
 
 
 def score_clip(
-    restored: Iterable[np.ndarray], sharp: Iterable[np.ndarray], steadiness: bool = True
+    restored: Iterable[np.ndarray], sharp: Iterable[np.ndarray]
 ) -> list[dict[str, float]]:
     """Scores of each frame of a clip.
 
     Args:
         restored: frames in order, uint8 (h, w, 3), RGB.
         sharp: the same.
-        steadiness: whether to compute the warping error, which takes two optical flows a frame.
 
     Returns:
         For each frame
@@ -48,7 +47,7 @@ def score_clip(
         )
         if perceptual is not None:
             found['lpips'] = perceptual(frame, truth)
-        if steadiness and before is not None:
+        if before is not None:
             flow, trusted = motion(before[1], truth)
             scores[-1]['warping_error'] = 1e3 * warping_error(before[0], frame, flow, trusted)
         before = (frame, truth)

@@ -150,18 +150,13 @@ class VideoClipDataset(BaseDataset):
                     "can be the centre of a window. Set centres='all', or padding."
                 )
             centres = wanted
-        return [
-            self._window(
-                clip,
-                [
-                    pad_index(centre + offset, length, self.padding)
-                    for offset in range(-half, half + 1)
-                ],
-                centre,
-                middle=centre == centres[len(centres) // 2],
-            )
-            for centre in centres
-        ]
+        windows = []
+        for centre in centres:
+            around = range(centre - half, centre + half + 1)
+            indices = [pad_index(i, length, self.padding) for i in around]
+            middle = centre == centres[len(centres) // 2]
+            windows.append(self._window(clip, indices, centre, middle))
+        return windows
 
     def _window(self, clip: Clip, indices: Sequence[int], centre: int, middle: bool) -> dict:
         window = dict(

@@ -121,7 +121,7 @@ class Deblurrer:
             deblurrer.meta = network.meta
             deblurrer.identity = sha256(Path(path))
             return deblurrer
-        path = Path(released().get(str(path or DEFAULT), path or DEFAULT))
+        path = released().get(str(path or DEFAULT)) or Path(path or DEFAULT)
         kind = fastest_dtype(place) if dtype == 'auto' else _DTYPES[dtype]
         deblurrer = cls.from_generator(load_generator(path), place, kind, tile, compile)
         deblurrer.identity = f'{sha256(path)} {kind}'

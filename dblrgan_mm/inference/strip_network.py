@@ -26,8 +26,8 @@ class StripDBLRNet(nn.Module):
     - the frame passes the layers in strips of full width from top to bottom, and every layer
       keeps the last two rows that it saw for the next strip. Nothing is computed twice, as it
       would be with overlapping tiles, and all maps of a strip fit into a processor's cache;
-    - on a CPU in float32 the layers are matrix products with fewer multiplications
-      (``winograd``), but for the first and those of narrow networks.
+    - on a CPU in float32 the layers but the first are matrix products, with fewer multiplications
+      from 48 maps on (``winograd``).
 
     Putting it so is ours.
 

@@ -17,14 +17,13 @@ from dblrgan_mm.models.color import rgb_to_luma
 class ContentLoss(nn.Module):
     """Mean over the pixels of the squared error, the paper's content loss, or of another one.
 
-    MMagic's ``L1Loss`` and ``CharbonnierLoss`` compare RGB alone.
+    MMagic's ``CharbonnierLoss`` compares RGB alone.
 
     Args:
         color: 'rgb' compares all three channels; 'luma' compares Y (BT.601) alone, for a network
             that restores luma alone, as ``DBLRNet`` does by default.
-        form: of the error e of a pixel: 'mse', its square; 'l1', its absolute value;
-            'charbonnier', sqrt(e^2 + 1e-6) (Charbonnier et al., 1994; the constant is that of
-            Lai et al., LapSRN, 2017).
+        form: of the error e of a pixel: 'mse', its square; 'charbonnier', sqrt(e^2 + 1e-6)
+            (Charbonnier et al., 1994; the constant is that of Lai et al., LapSRN, 2017).
         loss_weight: factor on the result.
 
     Raises:
@@ -35,7 +34,7 @@ class ContentLoss(nn.Module):
         tensor(1.)
     """
 
-    FORMS = ('mse', 'l1', 'charbonnier')
+    FORMS = ('mse', 'charbonnier')
 
     def __init__(self, color: str = 'rgb', form: str = 'mse', loss_weight: float = 1.0) -> None:
         super().__init__()
@@ -57,12 +56,9 @@ class ContentLoss(nn.Module):
         difference = pred.float() - target.float()
         if self.color == 'luma':
             difference = rgb_to_luma(difference)
-        if self.form == 'mse':
-            error = difference.square()
-        elif self.form == 'l1':
-            error = difference.abs()
-        else:
-            error = (difference.square() + 1e-6).sqrt()
+        error = difference.square()
+        if self.form == 'charbonnier':
+            error = (error + 1e-6).sqrt()
         return self.loss_weight * error.mean()
 
 

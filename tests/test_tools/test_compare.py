@@ -83,10 +83,10 @@ def test_from_end_to_end(call_tool, sample_root, config, checkpoint, tmp_path, r
     assert cost['parameters'] == sum(p.numel() for p in MODELS.build(NET).parameters())
     # 3D: 1 map and 4, then two of a block, then 16, 16 and 1; nine taps each
     macs = 9 * (3 * 3 * 1 * 1 + 3 * 1 * 4 + 2 * 4 * 4 + 4 * 16 + 16 * 16 + 16)
-    assert cost['clips']['macs'] == macs * 144 * 256
-    assert cost['clips']['fps'] > 0
+    assert cost['data']['clips']['macs'] == macs * 144 * 256
+    assert cost['data']['clips']['fps'] > 0
     # without gradients: a few maps of a frame at a time, not all of them
-    assert cost['clips']['memory'] < 200e6
+    assert cost['data']['clips']['memory'] < 200e6
 
     grids = sorted((out / 'grids').iterdir())
     assert [g.name for g in grids] == [
@@ -118,7 +118,9 @@ class TestFingerprint:
     def mark(self, real_copy, config, tmp_path):
         def mark(method='input', device='cpu'):
             data = Clips('clips', 'gopro', str(real_copy), 'train')
-            return Comparison(tmp_path, [data], device, 1).fingerprint(method)
+            methods = [] if isinstance(method, str) else [method]
+            comparison = Comparison(tmp_path, [data], methods, device, 1)
+            return comparison.marks[comparison.folder(method)]
 
         return mark
 
@@ -216,3 +218,23 @@ def test_no_process_outlives_a_killed_one(repo, sample_root, config, checkpoint,
     parent.kill()
     parent.wait()
     wait_for(lambda: not session(), 30)
+
+
+def test_data_at_fault_are_told_not_tabled(call_tool, real_copy, tmp_path):
+    path = next((real_copy / 'train').rglob('sharp/*.png'))
+    path.write_bytes(path.read_bytes()[:500])
+    result = call_tool('compare', tmp_path / 'out', '--data', f'a={real_copy}:train')
+    assert result.code == 1
+    assert path.name in result.err
+    assert 'cannot be decoded' in result.err
+
+
+def test_layout_with_arguments(call_tool, real_copy, tmp_path):
+    """Of one's own pairs, which patterns find."""
+    result = call_tool(
+        'compare', tmp_path / 'out', '--data', f'own={real_copy}:train', '--layout', 'patterns',
+        '--layout-args', 'blurry={split}/{clip}/blur/{frame}.*',
+        'sharp={split}/{clip}/sharp/{frame}.*',
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert 'own: 12 frames of 1 clips' in result.out

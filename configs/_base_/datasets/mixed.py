@@ -1,4 +1,4 @@
-# Blur made from sharp videos, and real pairs; docs/comparison.md says from which and how.
+# Blur made from sharp videos, and real pairs; docs/weights.md says from which and how.
 _base_ = ['./gopro.py']
 
 data_root = 'data/mixed_store'
