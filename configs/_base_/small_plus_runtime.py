@@ -1,4 +1,6 @@
 # The same with an average of the weights, which is what is validated, tested and saved.
 _base_ = ['./small_runtime.py']
 
-default_hooks = dict(average=dict(type='EMAHook', momentum=5e-3))
+default_hooks = dict(
+    average=dict(type='EMAHook', ema_type='ForeachExponentialMovingAverage', momentum=5e-3)
+)

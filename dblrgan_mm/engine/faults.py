@@ -39,7 +39,7 @@ class NonFiniteHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         players = [player for _, player in _players(runner)]
         for player in players:
-            player.outcome = None  # a player of a GAN may not take part
+            player.forget_outcome()  # a player of a GAN may not take part
         if all(player.should_update() for player in players):  # no sum of gradients is pending
             self._keep_buffers(runner)
 

@@ -19,7 +19,12 @@ class GuardedOptimWrapper(OptimWrapper):
     All processes skip alike: a loss that is not finite makes the gradient so, and that is summed
     over the processes. ``NonFiniteHook`` reports skipped steps and ends the run after too many.
 
+    Adam and AdamW step by torch's fused kernels, unless the config sets ``fused`` or ``foreach``.
+    These leave a step out by themselves, so that nothing waits for the GPU before the attributes
+    below are asked for; with other optimisers, ``clip_grad`` or a loss scale, a step waits.
+
     Args:
+        optimizer: torch's.
         **kwargs: as of MMEngine's.
 
     Attributes:
@@ -30,35 +35,86 @@ class GuardedOptimWrapper(OptimWrapper):
         in_a_row: of those that were not finite, how many came last, without a step between.
     """
 
-    def __init__(self, **kwargs) -> None:
-        super().__init__(**kwargs)
-        self.outcome: str | None = None
-        self.skipped = {'non-finite': 0, 'overflow': 0}
-        self.in_a_row = 0
-        self._finite_losses = True
+    def __init__(self, optimizer: torch.optim.Optimizer, **kwargs) -> None:
+        super().__init__(optimizer=optimizer, **kwargs)
+        use_fused_kernels(optimizer)
+        self._outcome: str | None = None
+        self._skipped = {'non-finite': 0, 'overflow': 0}
+        self._in_a_row = 0
+        # of iterations not yet counted: None, or whether the gradient was finite, on the device
+        self._uncounted: list[torch.Tensor | None] = []
+        self._finite_losses: torch.Tensor | None = None
+
+    @property
+    def outcome(self) -> str | None:
+        self._count()
+        return self._outcome
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        self._count()
+        return self._skipped
+
+    @property
+    def in_a_row(self) -> int:
+        self._count()
+        return self._in_a_row
+
+    def forget_outcome(self) -> None:
+        """Set :attr:`outcome` to None, before an iteration in which there may be no step."""
+        self._uncounted.append(None)
 
     def update_params(self, loss: torch.Tensor, **kwargs) -> None:
         """As MMEngine's; a loss that is not finite gives a gradient of NaN."""
-        self.outcome = None
-        finite = bool(loss.isfinite())
-        self._finite_losses &= finite
-        super().update_params(loss if finite else loss * math.nan, **kwargs)
+        self.forget_outcome()
+        finite = loss.detach().isfinite()
+        before = self._finite_losses
+        self._finite_losses = finite if before is None else before & finite
+        super().update_params(loss * torch.where(finite, 1.0, math.nan), **kwargs)
 
     def step(self, **kwargs) -> None:
         """Step if all gradients are finite."""
-        if self._gradient_norm().isfinite():
-            self.outcome, self.in_a_row = 'step', 0
+        finite = self._gradient_norm().isfinite()
+        if self._can_step_unseen():
+            self.optimizer.found_inf = (~finite).float()  # what torch's GradScaler tells it by
+            self._step(**kwargs)
+            del self.optimizer.found_inf
+            self._uncounted.append(finite)
+            if len(self._uncounted) > 1000:
+                self._count()
+        elif finite:
             if self.clip_grad_kwargs:
                 self._clip_grad()
             self._step(**kwargs)
+            self._note('step')
         elif self._may_overflow() and not any_process(not self._finite_losses):
-            self.outcome = 'overflow'
+            self._note('overflow')
         else:
-            self.outcome = 'non-finite'
-            self.in_a_row += 1
-        if self.outcome in self.skipped:
-            self.skipped[self.outcome] += 1
-        self._finite_losses = True
+            self._note('non-finite')
+        self._finite_losses = None
+
+    def _can_step_unseen(self) -> bool:
+        """Whether the optimiser finds out for itself that the gradient is not finite."""
+        fused = all(group.get('fused') for group in self.optimizer.param_groups)
+        return fused and not self.clip_grad_kwargs and not self._may_overflow()
+
+    def _count(self) -> None:
+        """Count what was not yet; waits for the last step."""
+        uncounted, self._uncounted = self._uncounted, []
+        for finite in uncounted:
+            self._outcome = None if finite is None else 'step' if finite else 'non-finite'
+            self._add(self._outcome)
+
+    def _note(self, outcome: str) -> None:
+        self._count()
+        self._outcome = outcome
+        self._add(outcome)
+
+    def _add(self, outcome: str | None) -> None:
+        if outcome in self._skipped:
+            self._skipped[outcome] += 1
+        if outcome in ('step', 'non-finite'):
+            self._in_a_row = 0 if outcome == 'step' else self._in_a_row + 1
 
     def _step(self, **kwargs) -> None:
         self.optimizer.step(**kwargs)
@@ -77,8 +133,8 @@ class GuardedOptimWrapper(OptimWrapper):
         state_dict = dict(state_dict)
         guard = state_dict.pop('guard', None)
         if guard is not None:
-            self.in_a_row = guard['in_a_row']
-            self.skipped = {name: guard[name] for name in self.skipped}
+            self._in_a_row = guard['in_a_row']
+            self._skipped = {name: guard[name] for name in self._skipped}
         super().load_state_dict(state_dict)
 
 
@@ -122,14 +178,15 @@ class GuardedAmpOptimWrapper(GuardedOptimWrapper):
     def step(self, **kwargs) -> None:
         self.loss_scaler.unscale_(self.optimizer)
         super().step(**kwargs)
-        scale = self.loss_scaler.get_scale() if self.outcome == 'non-finite' else None
-        self.loss_scaler.update(scale)
+        if self.loss_scaler.is_enabled():
+            bad = self.outcome == 'non-finite'
+            self.loss_scaler.update(self.loss_scaler.get_scale() if bad else None)
 
     def _step(self, **kwargs) -> None:
         self.loss_scaler.step(self.optimizer, **kwargs)
 
     def _may_overflow(self) -> bool:
-        return self.loss_scaler.get_scale() > 1
+        return self.loss_scaler.is_enabled() and self.loss_scaler.get_scale() > 1
 
     def state_dict(self) -> dict:
         return {**super().state_dict(), 'loss_scaler': self.loss_scaler.state_dict()}
@@ -140,3 +197,18 @@ class GuardedAmpOptimWrapper(GuardedOptimWrapper):
         if scaler:
             self.loss_scaler.load_state_dict(scaler)
         super().load_state_dict(state_dict)
+
+
+def use_fused_kernels(optimizer: torch.optim.Optimizer) -> None:
+    """Let Adam and AdamW step in one pass over the weights, where torch can and nobody chose."""
+    if not isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
+        return
+    devices = {p.device for group in optimizer.param_groups for p in group['params']}
+    try:
+        probe = [torch.zeros(1, device=device) for device in devices]
+        torch.optim.Adam(probe, fused=True)
+    except RuntimeError:  # this torch has no such kernel for one of them
+        return
+    for group in optimizer.param_groups:
+        if group['fused'] is None and group['foreach'] is None:
+            group['fused'] = True

@@ -11,6 +11,7 @@ compat.apply()
 
 from mmagic.registry import MODELS
 
+from dblrgan_mm.models.averaging import ForeachExponentialMovingAverage
 from dblrgan_mm.models.color import rgb_to_luma
 from dblrgan_mm.models.dblrnet import DBLRNet
 from dblrgan_mm.models.discriminator import FrameSequenceDiscriminator
@@ -21,6 +22,7 @@ __all__ = [
     'AdversarialLoss',
     'ContentLoss',
     'DBLRNet',
+    'ForeachExponentialMovingAverage',
     'FrameSequenceDiscriminator',
     'rgb_to_luma',
 ]

@@ -4,10 +4,13 @@ import torch
 from mmagic.models.base_models import BaseEditModel
 from mmagic.models.utils import set_requires_grad
 from mmagic.registry import MODELS
-from mmengine.model import ExponentialMovingAverage, is_model_wrapper
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner.checkpoint import get_state_dict
 from torch import nn
+
+from dblrgan_mm.models.averaging import ForeachExponentialMovingAverage
+from dblrgan_mm.models.discriminator import FrameSequenceDiscriminator
 
 
 @MODELS.register_module()
@@ -65,12 +68,16 @@ class DBLRGAN(BaseEditModel):
         )
         self.discriminator = MODELS.build(discriminator)
         self.gan_loss = MODELS.build(gan_loss)
-        self.generator_ema = ExponentialMovingAverage(self.generator, **ema) if ema else None
+        self.generator_ema = None
+        if ema:
+            self.generator_ema = ForeachExponentialMovingAverage(self.generator, **ema)
         train_cfg = train_cfg or {}
         self.gen_init_steps = train_cfg.get('gen_init_steps', 0)
         self.disc_init_steps = train_cfg.get('disc_init_steps', 0)
         self.judged_frames = getattr(self.discriminator, 'num_frames', None)
         self.register_buffer('step_counter', torch.tensor(0))  # iterations, saved and resumed
+        self._step: int | None = None  # the same, where a GPU need not be waited for
+        self.register_load_state_dict_post_hook(_read_step_again)
 
     def state_dict(self, *args, destination=None, prefix='', keep_vars=False) -> dict:
         """Keys without the prefixes of wrappers, the same for one process and for many.
@@ -114,22 +121,30 @@ class DBLRGAN(BaseEditModel):
         Raises:
             ValueError: if the data set gives fewer sharp frames than the discriminator judges.
         """
+        parts, real = self._judged_parts(restored, sharp)
+        return (torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]), real
+
+    def _judged_parts(
+        self, restored: torch.Tensor, sharp: torch.Tensor
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The same two, the first in parts: sharp frames before, the restored one, those after."""
         count = self.judged_frames
         given = sharp.shape[1] if sharp.ndim == 5 else 1
         if count is None:
-            return restored, self.centre_frame(sharp)
+            return [restored], self.centre_frame(sharp)
         if given < count or (given - count) % 2:
             raise ValueError(
                 f'the discriminator judges clips of {count} frames, but the data set gives '
                 f"{given} sharp frame(s); set gt='window' and num_frames={count} or more in the "
                 'training data set'
             )
-        if sharp.ndim == 4:
-            return restored.unsqueeze(1), sharp.unsqueeze(1)
+        restored = restored.unsqueeze(1)
+        if count == 1:
+            return [restored], self.centre_frame(sharp).unsqueeze(1)
         first = (given - count) // 2
         sharp = sharp[:, first : first + count]
         before, _, after = sharp.split([count // 2, 1, count - count // 2 - 1], dim=1)
-        return torch.cat([before, restored.unsqueeze(1), after], dim=1), sharp
+        return [before, restored, after], sharp
 
     def generator_losses(
         self, restored: torch.Tensor, sharp: torch.Tensor, adversarial: bool = True
@@ -140,7 +155,11 @@ class DBLRGAN(BaseEditModel):
             judge = _unwrap(self.discriminator)
             modes = {module: module.training for module in judge.modules()}
             judge.eval()  # running statistics
-            logits = judge(self.judged_clips(restored, sharp)[0])
+            if isinstance(judge, FrameSequenceDiscriminator):
+                # in parts, so that there is no backward pass through the sharp frames
+                logits = judge(self._judged_parts(restored, sharp)[0])
+            else:
+                logits = judge(self.judged_clips(restored, sharp)[0])
             for module, mode in modes.items():
                 module.training = mode
             losses['loss_gan'] = self.gan_loss(logits, target_is_real=True, is_disc=False)
@@ -170,7 +189,9 @@ class DBLRGAN(BaseEditModel):
         """
         data = self.data_preprocessor(data, True)
         blurry, sharp = data['inputs'], data['data_samples'].gt_img
-        step = self.step_counter.item() - self.gen_init_steps
+        if self._step is None:
+            self._step = self.step_counter.item()
+        step = self._step - self.gen_init_steps
         adversarial = step >= 0
         run_generator = not 0 <= step < self.disc_init_steps
         optim_g, optim_d = optim_wrapper['generator'], optim_wrapper['discriminator']
@@ -198,7 +219,12 @@ class DBLRGAN(BaseEditModel):
 
         log_vars.pop('loss', None)  # a sum over one of two players: no use in a log
         self.step_counter += 1
+        self._step += 1
         return log_vars
+
+
+def _read_step_again(model: DBLRGAN, incompatible_keys: object) -> None:
+    model._step = None
 
 
 def _unwrap(module: nn.Module) -> nn.Module:

@@ -96,6 +96,9 @@ class DBLRNet(BaseModule):
             nn.Conv2d(wide, channels, 3, padding=1),
         )
         self._reset_parameters()
+        # convolutions are faster so, on GPUs and CPUs
+        self.body.to(memory_format=torch.channels_last)
+        self.tail.to(memory_format=torch.channels_last)
 
     @property
     def halo(self) -> int:

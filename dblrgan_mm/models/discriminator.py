@@ -82,28 +82,41 @@ class FrameSequenceDiscriminator(BaseModule):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         self.classifier[-1].weight.data *= 0.1  # start undecided
+        # convolutions are faster so, on GPUs and CPUs
+        self.frame_features.to(memory_format=torch.channels_last)
+        self.features.to(memory_format=torch.channels_last)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
         """Judge clips.
 
         Args:
             x: clips (n, t, c, h, w) in [0, 1], at least 16x16 pixels with the default groups; with
-                ``num_frames=1`` also images (n, c, h, w).
+                ``num_frames=1`` also images (n, c, h, w). Or the parts of such clips, one after the
+                other in time: where batch statistics are not taken, the first group sees them one
+                by one, and keeps nothing for a backward pass through those that need none.
 
         Returns:
             Logits (n, 1): above 0 for 'sharp', below 0 for 'restored'.
         """
-        if x.ndim == 4 and self.num_frames == 1:
-            x = x.unsqueeze(1)
-        if x.ndim != 5 or x.shape[1:3] != (self.num_frames, self.in_channels):
+        parts = [x] if isinstance(x, torch.Tensor) else list(x)
+        if parts[0].ndim == 4 and self.num_frames == 1:
+            parts = [part.unsqueeze(1) for part in parts]
+        if self.training and len(parts) > 1:
+            parts = [torch.cat(parts, dim=1)]
+        if (
+            any(part.ndim != 5 or part.shape[2] != self.in_channels for part in parts)
+            or sum(part.shape[1] for part in parts) != self.num_frames
+        ):
             raise ValueError(
                 f'FrameSequenceDiscriminator(num_frames={self.num_frames}, '
                 f'in_channels={self.in_channels}) takes clips '
-                f'(n, {self.num_frames}, {self.in_channels}, h, w), got {tuple(x.shape)}'
+                f'(n, {self.num_frames}, {self.in_channels}, h, w), got '
+                + ' and '.join(str(tuple(part.shape)) for part in parts)
             )
-        maps = self.frame_features(x.flatten(0, 1))
-        maps = maps.unflatten(0, x.shape[:2]).flatten(1, 2)
-        return self.classifier(self.features(maps))
+        maps = [
+            self.frame_features(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in parts
+        ]
+        return self.classifier(self.features(torch.cat(maps, dim=1).flatten(1, 2)))
 
 
 def _conv_group(in_channels: int, channels: Sequence[int]) -> nn.Sequential:

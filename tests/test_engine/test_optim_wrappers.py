@@ -35,7 +35,10 @@ class TestFloat32:
     def test_steps_as_mmengines(self, net):
         other = copy.deepcopy(net)
         theirs = OPTIM_WRAPPERS.build(
-            dict(type='OptimWrapper', optimizer=torch.optim.Adam(other.parameters(), lr=0.1))
+            dict(
+                type='OptimWrapper',
+                optimizer=torch.optim.Adam(other.parameters(), lr=0.1, fused=True),
+            )
         )
         ours = wrap(net)
         for _ in range(3):
@@ -56,6 +59,23 @@ class TestFloat32:
         assert iterate(net, wrapper) == 'step'
         assert not torch.equal(weights(net), before)
         assert (wrapper.skipped['non-finite'], wrapper.in_a_row) == (2, 0)
+
+    @pytest.mark.parametrize('choice', [dict(fused=False), dict(foreach=True)])
+    def test_skips_where_the_config_chose_other_kernels(self, net, choice):
+        optimizer = torch.optim.Adam(net.parameters(), lr=0.1, **choice)
+        wrapper = GuardedOptimWrapper(optimizer=optimizer)
+        assert not optimizer.param_groups[0]['fused']
+        before = weights(net)
+        assert iterate(net, wrapper, math.nan) == 'non-finite'
+        assert torch.equal(weights(net), before)
+        assert iterate(net, wrapper) == 'step'
+        assert not torch.equal(weights(net), before)
+
+    def test_counts_steps_that_nobody_asked_for(self, net):
+        wrapper = wrap(net)
+        for factor in (1, math.nan, math.nan):
+            wrapper.update_params(net(torch.ones(2, 4)).mean() * factor)
+        assert wrapper.state_dict()['guard'] == {'non-finite': 2, 'overflow': 0, 'in_a_row': 2}
 
     def test_a_loss_that_overflowed_with_a_finite_gradient(self, net):
         """All processes must see it, and they see the gradient alone."""

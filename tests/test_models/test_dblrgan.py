@@ -1,3 +1,4 @@
+import functools
 from copy import deepcopy
 
 import pytest
@@ -6,8 +7,9 @@ from mmagic.registry import MODELS
 from mmagic.structures import DataSample
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from dblrgan_mm.engine import GuardedOptimWrapper
+from dblrgan_mm.engine import GuardedAmpOptimWrapper, GuardedOptimWrapper
 from dblrgan_mm.models import DBLRGAN, AdversarialLoss, ContentLoss
 
 CONFIG = dict(
@@ -29,11 +31,11 @@ def build(**changes) -> DBLRGAN:
     return MODELS.build({**deepcopy(CONFIG), **changes}).train()
 
 
-def optimisers(model, lr=1e-3) -> OptimWrapperDict:
+def optimisers(model, lr=1e-3, kind=OptimWrapper) -> OptimWrapperDict:
     parts = ('generator', 'discriminator')
     return OptimWrapperDict(
         **{
-            name: OptimWrapper(torch.optim.Adam(getattr(model, name).parameters(), lr=lr))
+            name: kind(optimizer=torch.optim.Adam(getattr(model, name).parameters(), lr=lr))
             for name in parts
         }
     )
@@ -195,6 +197,37 @@ class TestWarmUp:
         assert other.step_counter == 1
         assert 'loss_gan' not in step(other, optimisers(other), batch)
         assert 'loss_gan' in step(other, optimisers(other), batch)
+
+
+class _CountWaits(TorchDispatchMode):
+    """Counts the reads of a tensor's value, for which a GPU would have to be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('amp', [False, True])
+def test_no_step_waits_for_a_gpu(amp, batch):
+    """Between the first step, which reads the counter, and the log."""
+    model = build(ema=dict(momentum=0.1), train_cfg=dict(gen_init_steps=1))
+    kind = functools.partial(GuardedAmpOptimWrapper, dtype='bfloat16') if amp else None
+    optim = optimisers(model, kind=kind or GuardedOptimWrapper)
+    step(model, optim, batch)
+    ready = model.data_preprocessor(deepcopy(batch), True)  # it reads sizes, on the CPU
+    model.data_preprocessor.forward = lambda data, training: ready
+    with _CountWaits() as waits:
+        for _ in range(2):
+            log = model.train_step(batch, optim)
+        assert waits.count == 0
+        assert log['loss_disc_real'] > 0
+        assert waits.count == 1
+        assert optim['generator'].outcome == 'step'
+        assert waits.count == 1 + 3  # the three steps of the generator
 
 
 class TestEma:

@@ -32,6 +32,34 @@ class TestSmoke:
         assert (net(clip) - net(clip.flip(1))).abs().item() > 1e-6
 
 
+class TestParts:
+    @pytest.mark.parametrize('training', [False, True])
+    def test_judged_as_the_whole_clip(self, training):
+        net = FrameSequenceDiscriminator(5, **TINY).train(training)
+        clip = torch.rand(2, 5, 3, 16, 16)
+        parts = clip.split([2, 1, 2], dim=1)
+        torch.testing.assert_close(net(parts), net(clip), atol=1e-5, rtol=1e-5)
+
+    def test_nothing_is_kept_of_frames_that_need_no_gradient(self):
+        net = FrameSequenceDiscriminator(5, **TINY).eval().requires_grad_(False)
+        sharp, restored = torch.rand(1, 4, 3, 16, 16), torch.rand(1, 1, 3, 16, 16)
+        restored.requires_grad_()
+        needed = []
+        net.frame_features.register_forward_hook(lambda *args: needed.append(args[2].requires_grad))
+        parts = [sharp[:, :2], restored, sharp[:, 2:]]
+        net(parts).sum().backward()
+        assert needed == [False, True, False]
+        in_parts, restored.grad = restored.grad, None
+        net(torch.cat(parts, dim=1)).sum().backward()
+        torch.testing.assert_close(in_parts, restored.grad)
+
+    def test_too_few(self):
+        with pytest.raises(ValueError, match=r'got \(1, 2, 3, 16, 16\) and \(1, 1, 3, 16, 16\)'):
+            FrameSequenceDiscriminator(5, **TINY).eval()(
+                [torch.rand(1, 2, 3, 16, 16), torch.rand(1, 1, 3, 16, 16)]
+            )
+
+
 class TestErrors:
     @pytest.mark.parametrize('shape', [(1, 3, 3, 16, 16), (1, 5, 1, 16, 16), (1, 3, 16, 16)])
     def test_shapes(self, shape):

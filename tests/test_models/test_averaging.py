@@ -1,0 +1,49 @@
+import copy
+
+import pytest
+import torch
+from mmengine.model import ExponentialMovingAverage
+from torch import nn
+
+from dblrgan_mm.models import ForeachExponentialMovingAverage
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(6, 2))
+
+
+def learn(net: nn.Module) -> None:
+    """As an iteration does: other weights, other statistics."""
+    net.train()(torch.rand(2, 3, 8, 8))
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(torch.randn_like(p))
+
+
+@pytest.mark.parametrize('options', [dict(), dict(update_buffers=True), dict(interval=2)])
+def test_averages_are_mmengines(options):
+    net = network()
+    theirs = ExponentialMovingAverage(net, momentum=0.1, **options)
+    ours = ForeachExponentialMovingAverage(net, momentum=0.1, **options)
+    for i in range(5):
+        learn(net)
+        if i == 3:  # resumed
+            ours = ForeachExponentialMovingAverage(network(), momentum=0.1, **options)
+            ours.load_state_dict(theirs.state_dict())
+        theirs.update_parameters(net)
+        ours.update_parameters(net)
+        for name, value in theirs.state_dict().items():
+            assert torch.equal(value, ours.state_dict()[name]), name
+
+
+def test_a_load_starts_the_count_anew():
+    net = network()
+    average = ForeachExponentialMovingAverage(net, momentum=0.1)
+    untouched = copy.deepcopy(average.state_dict())
+    learn(net)
+    average.update_parameters(net)
+    average.load_state_dict(untouched)
+    learn(net)
+    average.update_parameters(net)  # the first one: a copy
+    for p, q in zip(net.parameters(), average.module.parameters(), strict=True):
+        assert torch.equal(p, q)
