@@ -151,15 +151,21 @@ def build(method: Method, device: str) -> tuple[Any, torch.nn.Module]:
 @torch.no_grad()
 def count_macs(model: torch.nn.Module, batch: dict) -> int:
     """Multiply-accumulates of convolutions and matrix products in a test of one batch."""
+    with flop_counter() as counter:
+        model.test_step(batch)
+    return counter.get_total_flops() // 2
+
+
+def flop_counter() -> Any:
+    """torch's ``FlopCounterMode``, which knows deformable convolutions."""
+    import torchvision  # noqa: F401  (registers the operator)
     from torch.utils.flop_counter import FlopCounterMode
 
     def deform_conv2d(x, weight, *args, out_shape=None, **kwargs) -> int:
         return 2 * out_shape[0] * out_shape[2] * out_shape[3] * int(np.prod(weight))
 
     mapping = {torch.ops.torchvision.deform_conv2d: deform_conv2d}
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        model.test_step(batch)
-    return counter.get_total_flops() // 2
+    return FlopCounterMode(display=False, custom_mapping=mapping)
 
 
 def write_frame(path: Path, frame: torch.Tensor) -> None:

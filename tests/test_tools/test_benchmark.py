@@ -1,51 +1,51 @@
-"""tools/benchmark.py on the bundled clips, called in this process."""
+"""tools/benchmark.py on the bundled clips."""
 
-import contextlib
-import importlib.util
-import io
 import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+import torch
 
-from dblrgan_mm import launch
+from dblrgan_mm.benchmarks import loading
+from dblrgan_mm.models import DBLRNet
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'dblrnet_sample.py'
 
 
-@pytest.fixture
-def tool():
-    spec = importlib.util.spec_from_file_location('benchmark_tool', ROOT / 'tools' / 'benchmark.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def run(*arguments, out: Path) -> dict:
+    """Figures of `benchmark.py`, in a process of its own: it starts others."""
+    command = [sys.executable, ROOT / 'tools' / 'benchmark.py', *map(str, arguments), '--out', out]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert result.returncode == 0, result.stderr
+    return dict(json.loads(out.read_text()), printed=result.stdout)
 
 
-def call(tool, *arguments) -> SimpleNamespace:
-    """Exit code, stdout and stderr of `benchmark.py data`."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, 'argv', ['tools/benchmark.py', 'data', *map(str, arguments)])
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                launch.run(tool.main)
-            except SystemExit as exit_:
-                code = exit_.code
-    return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
+def ratio(figures: dict, slow: str, fast: str) -> float:
+    middle = {name: statistics.median(values) for name, values in figures['seconds'].items()}
+    return middle[slow] / middle[fast]
 
 
 @pytest.mark.slow
 class TestData:
     SHORT = ('--seconds', '0.2', '--repeats', '1')
 
-    def test_figures(self, tool, tmp_path):
+    def test_figures(self, call_tool, tmp_path):
         folder = tmp_path / 'scratch'
         folder.mkdir()
-        done = call(tool, CONFIG, *self.SHORT, '--folder', folder, '--out', tmp_path / 'b.json')
+        done = call_tool(
+            'benchmark',
+            'data',
+            CONFIG,
+            *self.SHORT,
+            '--folder',
+            folder,
+            '--out',
+            tmp_path / 'b.json',
+        )
         assert done.code == 0, done.err
         assert list(folder.iterdir()) == [], 'LMDB and store are taken away'
         figures = json.loads((tmp_path / 'b.json').read_text())
@@ -59,53 +59,110 @@ class TestData:
             (row,) = (line for line in done.out.splitlines() if f'│ {name} ' in line)
             assert f'{speed:.1f}' in row
 
-    def test_other_samples_are_not_compared(self, tool, monkeypatch):
-        honest = tool.mmagic_pipeline
+    def test_other_samples_are_not_compared(self, call_tool, monkeypatch):
+        honest = loading.mmagic_pipeline
 
         def other_crop(pipeline):
             steps = honest(pipeline)
             return [{**s, 'gt_patch_size': 64} if 'gt_patch_size' in s else s for s in steps]
 
-        monkeypatch.setattr(tool, 'mmagic_pipeline', other_crop)
-        done = call(tool, CONFIG, *self.SHORT)
+        monkeypatch.setattr(loading, 'mmagic_pipeline', other_crop)
+        done = call_tool('benchmark', 'data', CONFIG, *self.SHORT)
         assert done.code == 1
         assert done.err.splitlines()[-1] == (
             'error: the paths do not yield the same samples; nothing was measured'
         )
 
-    def test_config_without_training(self, tool):
-        done = call(tool, ROOT / 'configs' / 'dblrnet_kitti.py')
+    def test_config_without_training(self, call_tool):
+        done = call_tool('benchmark', 'data', ROOT / 'configs' / 'dblrnet_kitti.py')
         assert done.code == 1
         assert 'dblrnet_kitti.py is for tests only' in done.err
 
-    def test_missing_data(self, tool, tmp_path):
-        done = call(tool, CONFIG, '--data-root', tmp_path)
+    def test_missing_data(self, call_tool, tmp_path):
+        done = call_tool('benchmark', 'data', CONFIG, '--data-root', tmp_path)
         assert done.code == 1
         assert f'error: no folder {tmp_path / "train"}. See docs/gopro.md.' in done.err
 
 
-def test_inference(sample_root, tmp_path):
+@pytest.fixture(scope='module')
+def weights() -> Path:
+    return next((ROOT / 'dblrgan_mm' / 'inference' / 'weights').glob('dblrnet_plus*.pth'))
+
+
+@pytest.mark.slow
+def test_inference(sample_root, weights, tmp_path):
     clip = sample_root / 'test' / 'sam2_blocks_carry'
-    weights = next((ROOT / 'dblrgan_mm' / 'inference' / 'weights').glob('*.pth'))
-    command = [
-        sys.executable, ROOT / 'tools' / 'benchmark.py', 'infer', weights, clip / 'blur',
-        '--sharp', clip / 'sharp', '--device', 'cpu', '--frames', '3', '--repeats', '1',
-        '--out', tmp_path / 'out.json',
-    ]  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stderr
-    figures = json.loads((tmp_path / 'out.json').read_text())
+    figures = run(
+        'infer', 'dblrnet_plus', clip / 'blur', '--sharp', clip / 'sharp', '--device', 'cpu',
+        '--frames', 3, '--repeats', 1,
+        '--peers', ROOT / 'configs' / 'baselines' / 'nafnet_sample.py', out=tmp_path / 'out.json',
+    )  # fmt: skip
     assert figures['largest_difference']['Deblurrer, float32'] <= 1
+    assert figures['differing']['Deblurrer, float32'] < 0.01
     psnr = figures['psnr']
     assert psnr['plain loop, float32'] > psnr['blurry'] + 0.2
-    assert all(abs(psnr[name] - psnr['plain loop, float32']) < 0.05 for name in figures['seconds'])
-    assert 'plain loop, float32' in result.stdout
+    assert psnr['Deblurrer, float32'] == pytest.approx(psnr['plain loop, float32'], abs=0.05)
+    # a convolution's multiply-accumulates, by hand: maps in, maps out, taps
+    maps = [(1, 4, 27 * 3), (4, 16, 27), *[(16, 16, 9)] * 12, (16, 64, 9), (64, 64, 9), (64, 1, 9)]
+    expected = 256 * 144 * sum(c_in * c_out * taps for c_in, c_out, taps in maps)
+    assert figures['macs']['Deblurrer, float32'] == expected
+    assert set(figures['seconds']) == {'plain loop, float32', 'Deblurrer, float32', 'nafnet_sample'}
+    assert set(figures['ceilings']) >= {'float32', 'copy'}
+    assert all(f'│ {name} ' in figures['printed'] for name in figures['seconds'])
 
 
-def test_inference_of_too_short_a_clip(call_tool, sample_root, tmp_path):
+@pytest.mark.slow
+def test_growth(sample_root, tmp_path):
+    clip = sample_root / 'test' / 'sam2_blocks_carry' / 'blur'
+    figures = run(
+        'grow', 'dblrnet_plus', clip, '--device', 'cpu', '--frames', 3, '--repeats', 1, '--sizes',
+        '128x96', '256x192', '--lengths', 3, 24, '--plot', tmp_path / 'plot.png',
+        out=tmp_path / 'out.json',
+    )  # fmt: skip
+    assert [(*p['size'], p['frames']) for p in figures['sizes']] == [(128, 96, 3), (256, 192, 3)]
+    short, long = figures['lengths']
+    assert (short['frames'], long['frames']) == (3, 24)
+    frame = 128 * 96 * 3
+    assert long['memory'] < short['memory'] + 10e6 + 2 * 21 * frame  # the frames themselves
+    assert (tmp_path / 'plot.png').read_bytes().startswith(b'\x89PNG')
+
+
+@pytest.mark.slow
+class TestSpeedIsKept:
+    """By ratios to what is not ours, in one run; docs/performance.md has the figures."""
+
+    def test_of_restoring(self, sample_root, tmp_path):
+        torch.save(DBLRNet().state_dict(), tmp_path / 'net.pth')
+        clip = sample_root / 'test' / 'sam2_blocks_carry' / 'blur'
+        figures = run(
+            'infer', tmp_path / 'net.pth', clip, '--device', 'cpu', '--frames', 3, '--repeats', 3,
+            '--size', '480x270', out=tmp_path / 'out.json',
+        )  # fmt: skip
+        assert ratio(figures, 'plain loop, float32', 'Deblurrer, float32') > 2
+
+    def test_of_training(self, sample_root, tmp_path):
+        figures = run(
+            'train', ROOT / 'configs' / 'dblrgan_gopro.py', '--data-root', sample_root,
+            '--device', 'cpu', '--cfg-options', 'train_dataloader.batch_size=1',
+            'train_dataloader.num_workers=1', '--steps', 1, '--repeats', 3,
+            out=tmp_path / 'out.json',
+        )  # fmt: skip
+        assert ratio(figures, 'dblrgan_gopro, plain', 'dblrgan_gopro, float32') > 1.05
+        about = figures['about']['dblrgan_gopro, float32']
+        assert (about['windows'], about['crop']) == (1, [128, 128])
+        assert about['parameters'] > 20e6
+        assert 0 <= figures['waiting']['dblrgan_gopro, float32'] < 1
+
+
+def test_training_without_one(call_tool):
+    done = call_tool('benchmark', 'train', ROOT / 'configs' / 'dblrnet_kitti.py')
+    assert done.code == 1
+    assert 'dblrnet_kitti.py is for tests only' in done.err
+
+
+def test_inference_of_too_short_a_clip(call_tool, sample_root, weights, tmp_path):
     frame = next((sample_root / 'test' / 'sam2_blocks_carry' / 'blur').iterdir())
     (tmp_path / '1.png').write_bytes(frame.read_bytes())
-    weights = next((ROOT / 'dblrgan_mm' / 'inference' / 'weights').glob('*.pth'))
     result = call_tool('benchmark', 'infer', weights, tmp_path, '--device', 'cpu')
     assert result.code == 1
     assert '1 frames and --frames 5: at least 3 are' in result.err

@@ -1,0 +1,179 @@
+"""How fast a config trains: the step itself, its share of the machine's limit, waits for data."""
+
+import argparse
+import multiprocessing
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from dblrgan_mm import launch
+from dblrgan_mm.benchmarks import machine
+from dblrgan_mm.benchmarks.inference import dtypes_of
+from dblrgan_mm.errors import LaunchError
+
+_training: 'Training'  # of this process
+
+
+class Training:
+    """A config's model, optimisers and data, ready to step; a GAN's players both take part.
+
+    Args:
+        config: file.
+        options: ``data_root``, ``cfg_options`` and ``device`` of the command line.
+        dtype: 'float32', or 'bfloat16' or 'float16' of mixed precision; 'plain' is float32 without
+            what costs no precision: weights in torch's default layout, an optimiser that steps
+            weight by weight, on a GPU no TF32.
+    """
+
+    def __init__(self, config: str, options: argparse.Namespace, dtype: str) -> None:
+        import torch
+
+        from dblrgan_mm import compat
+        from dblrgan_mm.inference.deblurrer import find_device
+
+        self.device = find_device(options.device)
+        cfg = load_config(config, options)
+        compat.apply()
+        from mmagic.registry import MODELS
+        from mmengine.optim import build_optim_wrapper
+        from mmengine.registry import init_default_scope
+        from mmengine.runner import Runner
+
+        import dblrgan_mm.datasets
+        import dblrgan_mm.engine
+        import dblrgan_mm.models  # noqa: F401
+
+        init_default_scope('mmagic')
+        torch.manual_seed(0)
+        model = MODELS.build(cfg.model)
+        model.gen_init_steps = model.disc_init_steps = 0
+        wrappers = cfg.optim_wrapper
+        players = [w for w in (wrappers, *wrappers.values()) if 'optimizer' in w]
+        if dtype == 'plain':
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+            model.to(memory_format=torch.contiguous_format)
+            for player in players:
+                player.optimizer.foreach = False
+        elif dtype != 'float32':
+            for player in players:
+                player.update(type='GuardedAmpOptimWrapper', dtype=dtype)
+        self.model = model.to(self.device).train()
+        self.optimisers = build_optim_wrapper(self.model, wrappers)
+        loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+        loader.batch_sampler.sampler.start(0, 0)
+        self.loaded = iter(loader)
+        self.batch = next(self.loaded)
+
+    def step(self, batch: dict | None = None) -> None:
+        self.model.train_step(batch or self.batch, self.optimisers)
+
+
+def load_config(config: str, options: argparse.Namespace) -> Any:
+    """A config with the command line's changes; raises LaunchError."""
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = launch.load_config(
+            argparse.Namespace(
+                config=config, data_root=options.data_root, cfg_options=options.cfg_options,
+                work_dir=folder, launcher='none', amp=False,
+            )
+        )  # fmt: skip
+    if cfg.get('train_cfg') is None:
+        raise LaunchError(f'{config} is for tests only: it has no training')
+    return cfg
+
+
+def choose(config: str, options: argparse.Namespace, dtype: str) -> None:
+    """Make this process train so."""
+    global _training
+    _training = Training(config, options, dtype)
+    _training.step()
+
+
+def seconds_a_step(steps: int) -> float:
+    def work() -> None:
+        for _ in range(steps):
+            _training.step()
+
+    return machine.seconds(work, _training.device) / steps
+
+
+def describe() -> dict[str, Any]:
+    """What a step takes: of windows, multiply-accumulates and memory, and what it trains."""
+    from dblrgan_mm.comparison.restoring import PeakMemory, flop_counter
+
+    memory = PeakMemory(str(_training.device))
+    _training.step()
+    taken = memory.bytes()
+    with flop_counter() as counter:
+        _training.step()
+    inputs = _training.batch['inputs']
+    return dict(
+        windows=len(inputs),
+        crop=list(inputs[0].shape[-2:]),
+        macs=counter.get_total_flops() // 2,
+        memory=taken,
+        parameters=sum(p.numel() for p in _training.model.parameters() if p.requires_grad),
+    )
+
+
+def share_of_waiting(steps: int) -> float:
+    """The part of the time in which a training waits for its data, which are loaded meanwhile."""
+    waited, begin = 0.0, time.perf_counter()
+    for _ in range(steps):
+        before = time.perf_counter()
+        batch = next(_training.loaded)
+        waited += time.perf_counter() - before
+        _training.step(batch)
+        machine.wait_for(_training.device)
+    return waited / (time.perf_counter() - begin)
+
+
+def ceiling(dtype: str) -> float:
+    import torch
+
+    kind = getattr(torch, 'float32' if dtype == 'plain' else dtype)
+    return machine.matrix_product_ceiling(_training.device, kind)
+
+
+def measure_training(args: argparse.Namespace) -> dict:
+    """Seconds a step of each config, the first one also as it would be without our measures."""
+    from dblrgan_mm.inference.deblurrer import find_device
+
+    dtypes = dtypes_of(find_device(args.device))
+    for config in args.config:
+        load_config(config, args)  # a fault is told before anything is measured
+    ways = {
+        f'{Path(config).stem}, {dtype}': (config, args, dtype)
+        for i, config in enumerate(args.config)
+        for dtype in (['plain'] if i == 0 else []) + dtypes
+    }
+    context = multiprocessing.get_context('spawn')
+    with ExitStack() as stack:
+        running = {
+            name: stack.enter_context(ProcessPoolExecutor(1, context, choose, way))
+            for name, way in ways.items()
+        }
+        about = {name: p.submit(describe).result() for name, p in running.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in running}
+        limits: dict[str, list[float]] = {name: [] for name in running}
+        for _ in tqdm(range(args.repeats), unit='turn'):
+            for name, process in running.items():
+                limits[name].append(process.submit(ceiling, ways[name][2]).result())
+                seconds[name].append(process.submit(seconds_a_step, args.steps).result())
+        waiting = {
+            name: process.submit(share_of_waiting, 2 * args.steps).result()
+            for name, process in running.items()
+        }
+    return dict(
+        machine=machine.machine(),
+        device=args.device,
+        about=about,
+        seconds=seconds,
+        ceilings=limits,
+        waiting=waiting,
+    )
