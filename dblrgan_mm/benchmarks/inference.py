@@ -111,13 +111,12 @@ def seconds_a_frame(clip: list) -> float:
     return machine.seconds(lambda: _restore(clip), _device) / len(clip)
 
 
-def measure_memory(clip: list) -> int | None:
-    """Bytes that restoring a clip takes at most."""
+def seconds_and_memory(clip: list) -> tuple[float, int | None]:
+    """Seconds a frame, and the bytes that restoring the clip takes at most."""
     from dblrgan_mm.comparison.restoring import PeakMemory
 
     memory = PeakMemory(str(_device))
-    _restore(clip)
-    return memory.bytes()
+    return seconds_a_frame(clip), memory.bytes()
 
 
 def ceilings(dtypes: list[str]) -> dict[str, float]:
@@ -240,7 +239,10 @@ def measure_inference(args: argparse.Namespace) -> dict:
         for process in running.values():  # libraries are loaded
             process.submit(restore, clip[:num_frames]).result()
         # and warm
-        memory = {name: p.submit(measure_memory, timed).result() for name, p in running.items()}
+        memory = {
+            name: process.submit(seconds_and_memory, timed).result()[1]
+            for name, process in running.items()
+        }
         for _ in tqdm(range(args.repeats), unit='turn'):
             for name, value in running[PLAIN].submit(ceilings, dtypes).result().items():
                 limits.setdefault(name, []).append(value)
@@ -294,10 +296,12 @@ def measure_growth(args: argparse.Namespace) -> dict:
         with processes({'': way}) as running:
             process = running['']
             process.submit(restore, enlarged(clip[:3], (64, 64))).result()  # libraries are loaded
-            clip = enlarged(clip, size)
-            memory = process.submit(measure_memory, clip).result()
-            times = [process.submit(seconds_a_frame, clip).result() for _ in range(args.repeats)]
-        return dict(size=size, frames=count, seconds=times, memory=memory)
+            runs = [
+                process.submit(seconds_and_memory, enlarged(clip, size)).result()
+                for _ in range(args.repeats)
+            ]
+        times, memory = zip(*runs, strict=True)
+        return dict(size=size, frames=count, seconds=times, memory=memory[0])
 
     return dict(
         checkpoint=Path(args.checkpoint).name,
