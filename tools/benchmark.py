@@ -97,20 +97,18 @@ def main() -> None:
 
     from dblrgan_mm.benchmarks import inference, loading, report, training
 
-    if args.command == 'infer':
-        result = inference.measure_inference(args)
-        report.print_inference(result)
-    elif args.command == 'grow':
-        result = inference.measure_growth(args)
-        report.print_growth(result, args.plot)
-    elif args.command == 'train':
-        result = training.measure_training(args)
-        report.print_training(result)
-    else:
-        result = loading.measure_loading(args)
-        report.print_loading(result)
+    measure, tell = {
+        'infer': (inference.measure_inference, report.print_inference),
+        'grow': (inference.measure_growth, report.print_growth),
+        'train': (training.measure_training, report.print_training),
+        'data': (loading.measure_loading, report.print_loading),
+    }[args.command]
+    result = measure(args)
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
+    tell(result)
+    if args.command == 'grow' and args.plot:
+        report.plot_growth(result, args.plot)
 
 
 if __name__ == '__main__':

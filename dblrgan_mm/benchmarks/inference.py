@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import multiprocessing
 import statistics
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -21,17 +22,24 @@ _device: Any
 
 
 def choose(kind: str, source: str, device: str, dtype: str | None) -> None:
-    """Make this process restore by a 'Deblurrer', a 'plain' loop, or another config ('peer')."""
+    """Make this process restore by a 'Deblurrer' (as a 'stream': keeping no frames), a 'plain'
+    loop, or another config ('peer')."""
     global _restore, _device
     import torch
 
-    _device = torch.device(device)
-    if kind == 'Deblurrer':
-        from dblrgan_mm.inference import Deblurrer
+    from dblrgan_mm.inference import Deblurrer
 
+    _device = torch.device(device)
+    if _device.type == 'cuda':
+        torch.cuda.set_device(_device)
+    if kind == 'Deblurrer':
         deblurrer = Deblurrer.from_checkpoint(source, device, getattr(torch, dtype))
         _restore = lambda clip: list(deblurrer(clip))  # noqa: E731
+    elif kind == 'stream':
+        deblurrer = Deblurrer.from_checkpoint(source, device, getattr(torch, dtype))
+        _restore = lambda clip: deque(deblurrer(clip), maxlen=0)  # noqa: E731
     elif kind == 'plain':
+        torch.backends.cudnn.allow_tf32 = False
         _restore = plain_loop(source, _device)
     elif kind == 'peer':
         _restore = other_restorer(source, _device)
@@ -111,12 +119,13 @@ def seconds_a_frame(clip: list) -> float:
     return machine.seconds(lambda: _restore(clip), _device) / len(clip)
 
 
-def seconds_and_memory(clip: list) -> tuple[float, int | None]:
-    """Seconds a frame, and the bytes that restoring the clip takes at most."""
+def peak_memory(clip: list) -> int | None:
+    """Bytes that restoring a clip takes at most, beyond what the process had."""
     from dblrgan_mm.comparison.restoring import PeakMemory
 
     memory = PeakMemory(str(_device))
-    return seconds_a_frame(clip), memory.bytes()
+    _restore(clip)
+    return memory.bytes()
 
 
 def ceilings(dtypes: list[str]) -> dict[str, float]:
@@ -135,10 +144,10 @@ def processes(ways: dict[str, tuple]) -> Iterator[dict[str, ProcessPoolExecutor]
     and memory would help the others, too."""
     context = multiprocessing.get_context('spawn')
     with contextlib.ExitStack() as stack:
-        yield {
-            name: stack.enter_context(ProcessPoolExecutor(1, context, choose, way))
-            for name, way in ways.items()
-        }
+        running = {name: stack.enter_context(ProcessPoolExecutor(1, context)) for name in ways}
+        for name, process in running.items():
+            process.submit(choose, *ways[name]).result()
+        yield running
 
 
 def macs_a_frame(way: tuple, frames: int, height: int, width: int) -> int:
@@ -168,7 +177,7 @@ def _count(network: Any, shape: tuple) -> int:
     from dblrgan_mm.comparison.restoring import flop_counter
 
     with flop_counter() as counter, torch.no_grad():
-        network.eval()(torch.zeros(shape))
+        network.eval()(torch.rand(shape))
     return counter.get_total_flops() // 2
 
 
@@ -183,6 +192,17 @@ def read_clip(folder: Path) -> list:
         return [read_frame(path) for path in frame_paths(folder)]
     except ValueError as error:
         raise LaunchError(str(error)) from error
+
+
+def named(configs: list[str]) -> dict[str, str]:
+    """Configs under the names of their files; raises LaunchError where two have the same."""
+    found = {Path(config).stem: config for config in configs}
+    if len(found) < len(configs):
+        raise LaunchError(f'{" ".join(configs)}: two configs have the same file name; rename one')
+    for config in configs:
+        if not Path(config).is_file():
+            raise LaunchError(f'no config file {config}. The configs are in configs/.')
+    return found
 
 
 def enlarged(clip: list, size: tuple[int, int] | None) -> list:
@@ -219,7 +239,7 @@ def measure_inference(args: argparse.Namespace) -> dict:
     if [frame.shape for frame in clip] != [frame.shape for frame in sharp]:
         raise LaunchError(f'{args.sharp}: not as many frames, or not as large, as {args.blurry}')
     num_frames = generator.architecture['num_frames']
-    least = num_frames // 2 + 1
+    least = max(num_frames, 5 if args.peers else 1) // 2 + 1
     if min(len(clip), args.frames) < least:
         raise LaunchError(
             f'{args.blurry}: {len(clip)} frames and --frames {args.frames}: at least {least} are '
@@ -231,18 +251,17 @@ def measure_inference(args: argparse.Namespace) -> dict:
     ways |= {
         f'Deblurrer, {dtype}': ('Deblurrer', checkpoint, str(device), dtype) for dtype in dtypes
     }
-    peers = {Path(config).stem: ('peer', config, str(device), None) for config in args.peers}
+    peers = {
+        name: ('peer', config, str(device), None) for name, config in named(args.peers).items()
+    }
     limits: dict[str, list[float]] = {}
     with processes(ways | peers) as running:
         restored = {name: running[name].submit(restore, clip).result() for name in ways}
         seconds: dict[str, list[float]] = {name: [] for name in running}
         for process in running.values():  # libraries are loaded
-            process.submit(restore, clip[:num_frames]).result()
+            process.submit(restore, clip[: args.frames]).result()
         # and warm
-        memory = {
-            name: process.submit(seconds_and_memory, timed).result()[1]
-            for name, process in running.items()
-        }
+        memory = {name: p.submit(peak_memory, timed).result() for name, p in running.items()}
         for _ in tqdm(range(args.repeats), unit='turn'):
             for name, value in running[PLAIN].submit(ceilings, dtypes).result().items():
                 limits.setdefault(name, []).append(value)
@@ -289,19 +308,16 @@ def measure_growth(args: argparse.Namespace) -> dict:
     device = find_device(args.device)
     frames = read_clip(args.blurry)
     dtype = dtypes_of(device)[-1]
-    way = ('Deblurrer', args.checkpoint, str(device), dtype)
+    way = ('stream', args.checkpoint, str(device), dtype)
 
     def measure(size: tuple[int, int], count: int) -> dict:
-        clip = [frames[i % len(frames)] for i in range(count)]
+        clip = enlarged([frames[i % len(frames)] for i in range(count)], size)
         with processes({'': way}) as running:
             process = running['']
             process.submit(restore, enlarged(clip[:3], (64, 64))).result()  # libraries are loaded
-            runs = [
-                process.submit(seconds_and_memory, enlarged(clip, size)).result()
-                for _ in range(args.repeats)
-            ]
-        times, memory = zip(*runs, strict=True)
-        return dict(size=size, frames=count, seconds=times, memory=memory[0])
+            memory = process.submit(peak_memory, clip).result()  # and warm
+            times = [process.submit(seconds_a_frame, clip).result() for _ in range(args.repeats)]
+        return dict(size=size, frames=count, seconds=times, memory=memory)
 
     return dict(
         checkpoint=Path(args.checkpoint).name,

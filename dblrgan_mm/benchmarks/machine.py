@@ -29,6 +29,8 @@ def wait_for(device: torch.device) -> None:
     """Until all that was asked of a GPU is done."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
+    elif device.type == 'mps':
+        torch.mps.synchronize()
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -42,6 +44,8 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 def matrix_product_ceiling(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
     """Floating-point operations a second of a large square matrix product; the median."""
+    # float32 by the rules that convolutions follow
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     side = _SIDE.get(device.type, 2048)
     a, b = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)

@@ -70,7 +70,7 @@ def print_limits(limits: dict[str, float]) -> None:
     print(f'Limits measured in the same run: {", ".join(said)}.')
 
 
-def print_growth(result: dict, plot: Path | None) -> None:
+def print_growth(result: dict) -> None:
     print(f'Deblurrer, {result["dtype"]} on {result["device"]}, medians.')
     rows = []
     for part in ('sizes', 'lengths'):
@@ -86,8 +86,6 @@ def print_growth(result: dict, plot: Path | None) -> None:
             ))  # fmt: skip
     print_table(('frame', 'frames', 's a frame', 'µs a pixel', 'MB'), rows)
     print(result['machine'])
-    if plot:
-        plot_growth(result, plot)
 
 
 def plot_growth(result: dict, path: Path) -> None:

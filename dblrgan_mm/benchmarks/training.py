@@ -6,14 +6,13 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from dblrgan_mm import launch
 from dblrgan_mm.benchmarks import machine
-from dblrgan_mm.benchmarks.inference import dtypes_of
+from dblrgan_mm.benchmarks.inference import dtypes_of, named
 from dblrgan_mm.errors import LaunchError
 
 _training: 'Training'  # of this process
@@ -25,9 +24,9 @@ class Training:
     Args:
         config: file.
         options: ``data_root``, ``cfg_options`` and ``device`` of the command line.
-        dtype: 'float32', or 'bfloat16' or 'float16' of mixed precision; 'plain' is float32 without
-            what costs no precision: weights in torch's default layout, an optimiser that steps
-            weight by weight, on a GPU no TF32.
+        dtype: 'float32', or 'bfloat16' or 'float16' of mixed precision; 'plain' is float32 with
+            weights in torch's default layout and an optimiser that steps weight by weight, on a
+            GPU without TF32.
     """
 
     def __init__(self, config: str, options: argparse.Namespace, dtype: str) -> None:
@@ -53,7 +52,9 @@ class Training:
         model = MODELS.build(cfg.model)
         model.gen_init_steps = model.disc_init_steps = 0
         wrappers = cfg.optim_wrapper
-        players = [w for w in (wrappers, *wrappers.values()) if 'optimizer' in w]
+        players = [
+            w for w in (wrappers, *wrappers.values()) if isinstance(w, dict) and 'optimizer' in w
+        ]
         if dtype == 'plain':
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
             model.to(memory_format=torch.contiguous_format)
@@ -66,11 +67,14 @@ class Training:
         self.optimisers = build_optim_wrapper(self.model, wrappers)
         loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
         loader.batch_sampler.sampler.start(0, 0)
+        self.ahead = loader.num_workers * (loader.prefetch_factor or 0)  # batches that may be ready
         self.loaded = iter(loader)
         self.batch = next(self.loaded)
 
     def step(self, batch: dict | None = None) -> None:
-        self.model.train_step(batch or self.batch, self.optimisers)
+        log = self.model.train_step(batch or self.batch, self.optimisers)
+        for value in log.values():
+            float(value)  # as MMEngine does for its log
 
 
 def load_config(config: str, options: argparse.Namespace) -> Any:
@@ -89,8 +93,12 @@ def load_config(config: str, options: argparse.Namespace) -> Any:
 
 def choose(config: str, options: argparse.Namespace, dtype: str) -> None:
     """Make this process train so."""
+    import torch
+
     global _training
     _training = Training(config, options, dtype)
+    if _training.device.type == 'cuda':
+        torch.cuda.set_device(_training.device)
     _training.step()
 
 
@@ -123,6 +131,8 @@ def describe() -> dict[str, Any]:
 
 def share_of_waiting(steps: int) -> float:
     """The part of the time in which a training waits for its data, which are loaded meanwhile."""
+    for _ in range(_training.ahead):
+        next(_training.loaded)
     waited, begin = 0.0, time.perf_counter()
     for _ in range(steps):
         before = time.perf_counter()
@@ -144,20 +154,20 @@ def measure_training(args: argparse.Namespace) -> dict:
     """Seconds a step of each config, the first one also as it would be without our measures."""
     from dblrgan_mm.inference.deblurrer import find_device
 
-    dtypes = dtypes_of(find_device(args.device))
+    device = find_device(args.device)
+    dtypes = dtypes_of(device)
     for config in args.config:
         load_config(config, args)  # a fault is told before anything is measured
     ways = {
-        f'{Path(config).stem}, {dtype}': (config, args, dtype)
-        for i, config in enumerate(args.config)
+        f'{name}, {dtype}': (config, args, dtype)
+        for i, (name, config) in enumerate(named(args.config).items())
         for dtype in (['plain'] if i == 0 else []) + dtypes
     }
     context = multiprocessing.get_context('spawn')
     with ExitStack() as stack:
-        running = {
-            name: stack.enter_context(ProcessPoolExecutor(1, context, choose, way))
-            for name, way in ways.items()
-        }
+        running = {name: stack.enter_context(ProcessPoolExecutor(1, context)) for name in ways}
+        for name, process in running.items():
+            process.submit(choose, *ways[name]).result()
         about = {name: p.submit(describe).result() for name, p in running.items()}
         seconds: dict[str, list[float]] = {name: [] for name in running}
         limits: dict[str, list[float]] = {name: [] for name in running}
@@ -171,7 +181,7 @@ def measure_training(args: argparse.Namespace) -> dict:
         }
     return dict(
         machine=machine.machine(),
-        device=args.device,
+        device=str(device),
         about=about,
         seconds=seconds,
         ceilings=limits,

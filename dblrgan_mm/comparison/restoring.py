@@ -164,7 +164,13 @@ def flop_counter() -> Any:
     def deform_conv2d(x, weight, *args, out_shape=None, **kwargs) -> int:
         return 2 * out_shape[0] * out_shape[2] * out_shape[3] * int(np.prod(weight))
 
-    mapping = {torch.ops.torchvision.deform_conv2d: deform_conv2d}
+    def backward(grad, x, weight, *args, out_shape=None, **kwargs) -> int:
+        return 2 * 2 * grad[0] * grad[2] * grad[3] * int(np.prod(weight))
+
+    mapping = {
+        torch.ops.torchvision.deform_conv2d: deform_conv2d,
+        torch.ops.torchvision._deform_conv2d_backward: backward,
+    }
     return FlopCounterMode(display=False, custom_mapping=mapping)
 
 

@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 
+from dblrgan_mm.engine.optim_wrappers import GuardedOptimWrapper
 from dblrgan_mm.engine.processes import float_buffers
 from dblrgan_mm.errors import UserError
 
@@ -92,7 +93,7 @@ class NonFiniteHook(Hook):
 def _players(runner: Runner) -> list[tuple[str, Any]]:
     wrapper = runner.optim_wrapper
     players = wrapper.items() if isinstance(wrapper, OptimWrapperDict) else [('', wrapper)]
-    return [(name, player) for name, player in players if hasattr(player, 'outcome')]
+    return [(name, player) for name, player in players if isinstance(player, GuardedOptimWrapper)]
 
 
 def _copy(sources: list[torch.Tensor], targets: list[torch.Tensor]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from mmagic.registry import OPTIM_WRAPPERS
 from mmengine.optim import OptimWrapper
+from mmengine.utils import digit_version
 from torch import nn
 
 from dblrgan_mm.engine.processes import any_process
@@ -77,8 +78,10 @@ class GuardedOptimWrapper(OptimWrapper):
         finite = self._gradient_norm().isfinite()
         if self._can_step_unseen():
             self.optimizer.found_inf = (~finite).float()  # what torch's GradScaler tells it by
-            self._step(**kwargs)
-            del self.optimizer.found_inf
+            try:
+                self._step(**kwargs)
+            finally:
+                vars(self.optimizer).pop('found_inf', None)
             self._uncounted.append(finite)
             if len(self._uncounted) > 1000:
                 self._count()
@@ -87,7 +90,7 @@ class GuardedOptimWrapper(OptimWrapper):
                 self._clip_grad()
             self._step(**kwargs)
             self._note('step')
-        elif self._may_overflow() and not any_process(not self._finite_losses):
+        elif self._may_overflow() and not any_process(self._saw_bad_loss()):
             self._note('overflow')
         else:
             self._note('non-finite')
@@ -97,6 +100,9 @@ class GuardedOptimWrapper(OptimWrapper):
         """Whether the optimiser finds out for itself that the gradient is not finite."""
         fused = all(group.get('fused') for group in self.optimizer.param_groups)
         return fused and not self.clip_grad_kwargs and not self._may_overflow()
+
+    def _saw_bad_loss(self) -> bool:
+        return self._finite_losses is not None and not self._finite_losses
 
     def _count(self) -> None:
         """Count what was not yet; waits for the last step."""
@@ -133,9 +139,28 @@ class GuardedOptimWrapper(OptimWrapper):
         state_dict = dict(state_dict)
         guard = state_dict.pop('guard', None)
         if guard is not None:
+            self._uncounted.clear()
             self._in_a_row = guard['in_a_row']
             self._skipped = {name: guard[name] for name in self._skipped}
+        # the kernels stay those of this run: a checkpoint may come from one with others
+        chosen = [{k: group[k] for k in ('fused', 'foreach') if k in group}
+                  for group in self.optimizer.param_groups]  # fmt: skip
+        stored = state_dict['param_groups']
+        if len(stored) == len(chosen):
+            state_dict['param_groups'] = [a | b for a, b in zip(stored, chosen, strict=True)]
         super().load_state_dict(state_dict)
+        self._lay_out_as_weights()
+
+    @torch.no_grad()
+    def _lay_out_as_weights(self) -> None:
+        """Give the optimiser's moments the weights' layout, which fused kernels take for granted.
+
+        A checkpoint may have them in another one.
+        """
+        for weight, state in self.optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor) and value.shape == weight.shape:
+                    state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -160,7 +185,7 @@ class GuardedAmpOptimWrapper(GuardedOptimWrapper):
         if dtype not in ('float16', 'bfloat16'):
             raise ValueError(f"dtype must be 'float16' or 'bfloat16', got {dtype!r}")
         self._dtype = getattr(torch, dtype)
-        self._device = 'cuda' if torch.cuda.is_available() else 'cpu'
+        self._device = self.optimizer.param_groups[0]['params'][0].device.type
         arguments = dict(loss_scale or {}, enabled=dtype == 'float16')
         if hasattr(torch.amp, 'GradScaler'):
             self.loss_scaler = torch.amp.GradScaler(self._device, **arguments)
@@ -203,12 +228,9 @@ def use_fused_kernels(optimizer: torch.optim.Optimizer) -> None:
     """Let Adam and AdamW step in one pass over the weights, where torch can and nobody chose."""
     if not isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
         return
-    devices = {p.device for group in optimizer.param_groups for p in group['params']}
-    try:
-        probe = [torch.zeros(1, device=device) for device in devices]
-        torch.optim.Adam(probe, fused=True)
-    except RuntimeError:  # this torch has no such kernel for one of them
-        return
+    devices = {p.device.type for group in optimizer.param_groups for p in group['params']}
+    if not devices <= {'cpu', 'cuda'} or digit_version(torch.__version__) < digit_version('2.4'):
+        return  # before, there is none for CPUs, and the one for GPUs refuses some layouts
     for group in optimizer.param_groups:
         if group['fused'] is None and group['foreach'] is None:
             group['fused'] = True

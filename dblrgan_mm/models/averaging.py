@@ -10,8 +10,9 @@ from torch import nn
 class ForeachExponentialMovingAverage(ExponentialMovingAverage):
     """MMEngine's ``ExponentialMovingAverage``, updated in one pass.
 
-    MMEngine's asks the GPU twice for the number of its updates, each of which waits for all that
-    was asked of the GPU before, and goes through the weights one by one. The averages are the same.
+    MMEngine's goes through the weights one by one, and where it is part of a model on a GPU it asks
+    twice for the number of its updates, each time waiting for all that the GPU has to do. The
+    averages are the same.
 
     Args:
         model, momentum, interval, device, update_buffers: as of MMEngine's.

@@ -108,7 +108,36 @@ class TestFloat32:
         assert (other.skipped, other.in_a_row) == (wrapper.skipped, 1)
 
 
+@pytest.mark.parametrize('kernels', [dict(), dict(fused=True), dict(foreach=False)])
+def test_resumed_from_a_run_with_another_layout_and_other_kernels(kernels):
+    """Fused kernels walk through weights and moments side by side, whatever their layout."""
+    old = nn.Conv2d(3, 4, 3)
+    before = GuardedOptimWrapper(optimizer=torch.optim.Adam(old.parameters(), lr=0.1, **kernels))
+    image = torch.rand(1, 3, 8, 8)
+
+    def step(net, wrapper):
+        wrapper.update_params(net(image).square().mean())
+
+    step(old, before)
+    new = copy.deepcopy(old).to(memory_format=torch.channels_last)
+    after = GuardedOptimWrapper(optimizer=torch.optim.Adam(new.parameters(), lr=0.1))
+    after.load_state_dict(copy.deepcopy(before.state_dict()))
+    assert after.optimizer.param_groups[0]['fused']
+    for _ in range(3):
+        step(old, before)
+        step(new, after)
+        torch.testing.assert_close(old.weight, new.weight, rtol=1e-4, atol=1e-5)
+
+
 class TestMixedPrecision:
+    def test_an_overflow_where_the_model_steps_by_itself(self, net):
+        wrapper = wrap(net, GuardedAmpOptimWrapper, loss_scale=dict(init_scale=2.0**127))
+        with wrapper.optim_context(net):
+            loss = net(torch.ones(2, 4)).float().square().mean() * 1e3
+        wrapper.backward(loss)
+        wrapper.step()
+        assert wrapper.outcome == 'overflow'
+
     def test_bfloat16_trains(self, net):
         wrapper = wrap(net, GuardedAmpOptimWrapper, dtype='bfloat16')
         with wrapper.optim_context(net):
