@@ -26,8 +26,8 @@ def main() -> None:
     infer = commands.add_parser(
         'infer',
         help='restoring',
-        description='Seconds a frame of a Deblurrer against a loop of DBLRNet in float32 as it '
-        'is trained, without any of its measures, and against other restorers. Same machine, same '
+        description='Seconds a frame of a Deblurrer against a plain loop of DBLRNet in float32, '
+        'without any of our measures, and against other restorers. Same machine, same '
         'run, same clip, taken by turns, each in a process of its own; what the pixels lose; and '
         "the share of the machine's largest matrix product.",
     )

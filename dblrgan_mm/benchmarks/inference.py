@@ -46,14 +46,16 @@ def choose(kind: str, source: str, device: str, dtype: str | None) -> None:
 
 
 def plain_loop(checkpoint: str, device: Any) -> Callable[[list], list]:
-    """DBLRNet in float32 as it is trained, a window at a time."""
+    """DBLRNet in float32 and torch's default layout, a window at a time."""
+    import torch
+
     from dblrgan_mm.inference.checkpoint import load_generator
     from dblrgan_mm.models.dblrnet import DBLRNet
 
     generator = load_generator(checkpoint)
     plain = DBLRNet(**generator.architecture)
     plain.load_state_dict(generator.state_dict)
-    plain.to(device).eval()
+    plain.to(device, memory_format=torch.contiguous_format).eval()
     return of_windows(plain, plain.num_frames, device)
 
 

@@ -143,8 +143,6 @@ def build(method: Method, device: str) -> tuple[Any, torch.nn.Module]:
         weights = content.get('state_dict', content)
         require_match(model, weights)
         model.load_state_dict(weights, strict=False)
-    elif hasattr(model.generator, 'init_weights'):
-        model.generator.init_weights()
     return cfg, model.to(device).eval()
 
 
