@@ -113,10 +113,9 @@ def plot_growth(result: dict, path: Path) -> None:
             axes.grid(alpha=0.3)
             if part == 'sizes':
                 axes.set_xscale('log')
-            if part == 'sizes' and name == 'frames a second':
                 axes.set_yscale('log')
             else:
-                axes.set_ylim(bottom=0)
+                axes.set_ylim(0, 1.1 * max(values))
     figure.savefig(path, dpi=110)
 
 
