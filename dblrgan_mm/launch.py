@@ -98,8 +98,7 @@ def load_config(args: argparse.Namespace) -> Any:
             be written, ``--amp`` is asked for without a GPU, or the launcher's variables are
             missing.
     """
-    if not Path(args.config).is_file():
-        raise LaunchError(f'no config file {args.config}. The configs are in configs/.')
+    require_config(args.config)
 
     # MMagic imports albumentations, which asks the network for a newer version of itself
     os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
@@ -144,6 +143,12 @@ def load_config(args: argparse.Namespace) -> Any:
             # iteration of a process as in the others, so that a resumed run is an exact one
             cfg.model_wrapper_cfg = dict(wrapper, device_ids=None, find_unused_parameters=True)
     return cfg
+
+
+def require_config(path: str) -> None:
+    """Raise :class:`LaunchError` where there is no such file."""
+    if not Path(path).is_file():
+        raise LaunchError(f'no config file {path}. The configs are in configs/.')
 
 
 def _set_data_root(part: Any, data_root: str) -> None:

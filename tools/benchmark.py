@@ -16,6 +16,8 @@ from dblrgan_mm.errors import LaunchError
 def size(text: str) -> tuple[int, int]:
     """WIDTHxHEIGHT."""
     width, _, height = text.partition('x')
+    if not (width.isdigit() and height.isdigit()):
+        raise argparse.ArgumentTypeError(f'give WIDTHxHEIGHT, e.g. 1280x720, got {text!r}')
     return launch.positive(width), launch.positive(height)
 
 
@@ -94,6 +96,9 @@ def main() -> None:
     for file in (args.out, getattr(args, 'plot', None)):
         if file and not file.parent.is_dir():
             raise LaunchError(f'{file}: the folder {file.parent} does not exist; make it first')
+
+    if getattr(args, 'plot', None) and args.plot.suffix.lower() != '.png':
+        raise LaunchError(f'--plot {args.plot}: the plot is a PNG; give a name that ends with .png')
 
     from dblrgan_mm.benchmarks import inference, loading, report, training
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dblrgan_mm import launch
-from dblrgan_mm.benchmarks import machine
+from dblrgan_mm.benchmarks.ways import training_config
 from dblrgan_mm.errors import LaunchError
+from dblrgan_mm.measuring import machine
 
 
 def measure_loading(args: argparse.Namespace) -> dict:
@@ -21,12 +21,7 @@ def measure_loading(args: argparse.Namespace) -> dict:
 
 
 def _measure(args: argparse.Namespace, folder: Path) -> dict:
-    cfg = launch.load_config(
-        argparse.Namespace(
-            config=args.config, data_root=args.data_root, cfg_options=[], work_dir=str(folder),
-            launcher='none', amp=False,
-        )
-    )  # fmt: skip
+    cfg = training_config(args.config, args.data_root)
     from dblrgan_mm import compat
 
     compat.apply()
@@ -36,8 +31,6 @@ def _measure(args: argparse.Namespace, folder: Path) -> dict:
     from dblrgan_mm.clips import clip_store, layouts
 
     init_default_scope('mmagic')
-    if cfg.get('train_dataloader') is None:
-        raise LaunchError(f'{args.config} is for tests only: it loads nothing for training')
     source = cfg.train_dataloader.dataset
     if clip_store.is_store(Path(source.data_root)):
         raise LaunchError(f'{source.data_root} is a clip store: give the image files it is made of')
@@ -76,7 +69,7 @@ def _measure(args: argparse.Namespace, folder: Path) -> dict:
     height, width = clip_store.map_frame(f'{sorted(store.rglob("*.npy"))[0]}#blurry.0').shape[:2]
     return dict(
         config=Path(args.config).name,
-        machine=machine.machine(),
+        machine=machine(),
         clips=len(clips),
         pairs=frames,
         width=width,

@@ -3,13 +3,14 @@
 import statistics
 from pathlib import Path
 
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
 from dblrgan_mm.benchmarks.inference import PLAIN
 
 
 def print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table()
     for i, name in enumerate(columns):
         table.add_column(name, justify='right' if i else 'left', no_wrap=i == 0)
@@ -90,8 +91,6 @@ def print_growth(result: dict) -> None:
 
 def plot_growth(result: dict, path: Path) -> None:
     """Frames a second and memory against the size of frames and the length of clips."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(9, 6), layout='constrained')
     panels = figure.subplots(2, 2)
     for column, (part, label) in enumerate(

@@ -1,19 +1,15 @@
 """How fast a config trains: the step itself, its share of the machine's limit, waits for data."""
 
 import argparse
-import multiprocessing
-import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
-from dblrgan_mm import launch
-from dblrgan_mm.benchmarks import machine
-from dblrgan_mm.benchmarks.inference import dtypes_of, named
-from dblrgan_mm.errors import LaunchError
+from dblrgan_mm import compat, measuring
+from dblrgan_mm.benchmarks.ways import dtypes_of, named, processes, training_config
+from dblrgan_mm.inference.deblurrer import find_device
 
 _training: 'Training'  # of this process
 
@@ -30,13 +26,10 @@ class Training:
     """
 
     def __init__(self, config: str, options: argparse.Namespace, dtype: str) -> None:
-        import torch
-
-        from dblrgan_mm import compat
-        from dblrgan_mm.inference.deblurrer import find_device
-
         self.device = find_device(options.device)
-        cfg = load_config(config, options)
+        if self.device.type == 'cuda':
+            torch.cuda.set_device(self.device)
+        cfg = training_config(config, options.data_root, options.cfg_options)
         compat.apply()
         from mmagic.registry import MODELS
         from mmengine.optim import build_optim_wrapper
@@ -77,28 +70,10 @@ class Training:
             float(value)  # as MMEngine does for its log
 
 
-def load_config(config: str, options: argparse.Namespace) -> Any:
-    """A config with the command line's changes; raises LaunchError."""
-    with tempfile.TemporaryDirectory() as folder:
-        cfg = launch.load_config(
-            argparse.Namespace(
-                config=config, data_root=options.data_root, cfg_options=options.cfg_options,
-                work_dir=folder, launcher='none', amp=False,
-            )
-        )  # fmt: skip
-    if cfg.get('train_cfg') is None:
-        raise LaunchError(f'{config} is for tests only: it has no training')
-    return cfg
-
-
 def choose(config: str, options: argparse.Namespace, dtype: str) -> None:
     """Make this process train so."""
-    import torch
-
     global _training
     _training = Training(config, options, dtype)
-    if _training.device.type == 'cuda':
-        torch.cuda.set_device(_training.device)
     _training.step()
 
 
@@ -107,17 +82,15 @@ def seconds_a_step(steps: int) -> float:
         for _ in range(steps):
             _training.step()
 
-    return machine.seconds(work, _training.device) / steps
+    return measuring.seconds(work, _training.device) / steps
 
 
 def describe() -> dict[str, Any]:
     """What a step takes: of windows, multiply-accumulates and memory, and what it trains."""
-    from dblrgan_mm.comparison.restoring import PeakMemory, flop_counter
-
-    memory = PeakMemory(str(_training.device))
+    memory = measuring.PeakMemory(_training.device)
     _training.step()
     taken = memory.bytes()
-    with flop_counter() as counter:
+    with measuring.flop_counter() as counter:
         _training.step()
     inputs = _training.batch['inputs']
     return dict(
@@ -139,35 +112,28 @@ def share_of_waiting(steps: int) -> float:
         batch = next(_training.loaded)
         waited += time.perf_counter() - before
         _training.step(batch)
-        machine.wait_for(_training.device)
+        measuring.wait_for(_training.device)
     return waited / (time.perf_counter() - begin)
 
 
 def ceiling(dtype: str) -> float:
-    import torch
-
     kind = getattr(torch, 'float32' if dtype == 'plain' else dtype)
-    return machine.matrix_product_ceiling(_training.device, kind)
+    return measuring.matrix_product_ceiling(_training.device, kind)
 
 
 def measure_training(args: argparse.Namespace) -> dict:
     """Seconds a step of each config, the first one also as it would be without our measures."""
-    from dblrgan_mm.inference.deblurrer import find_device
-
     device = find_device(args.device)
     dtypes = dtypes_of(device)
-    for config in args.config:
-        load_config(config, args)  # a fault is told before anything is measured
+    configs = named(args.config)
+    for config in configs.values():
+        training_config(config, args.data_root, args.cfg_options)  # a fault is told at once
     ways = {
         f'{name}, {dtype}': (config, args, dtype)
-        for i, (name, config) in enumerate(named(args.config).items())
+        for i, (name, config) in enumerate(configs.items())
         for dtype in (['plain'] if i == 0 else []) + dtypes
     }
-    context = multiprocessing.get_context('spawn')
-    with ExitStack() as stack:
-        running = {name: stack.enter_context(ProcessPoolExecutor(1, context)) for name in ways}
-        for name, process in running.items():
-            process.submit(choose, *ways[name]).result()
+    with processes(ways, choose) as running:
         about = {name: p.submit(describe).result() for name, p in running.items()}
         seconds: dict[str, list[float]] = {name: [] for name in running}
         limits: dict[str, list[float]] = {name: [] for name in running}
@@ -180,7 +146,7 @@ def measure_training(args: argparse.Namespace) -> dict:
             for name, process in running.items()
         }
     return dict(
-        machine=machine.machine(),
+        machine=measuring.machine(),
         device=str(device),
         about=about,
         seconds=seconds,

@@ -1,19 +1,17 @@
 """Restoring whole data sets with any restorer that MMagic builds, and what that costs."""
 
-import ctypes
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 
 from dblrgan_mm.clips import clip_store, layouts
 from dblrgan_mm.clips.clip import Clip
 from dblrgan_mm.errors import UserError
+from dblrgan_mm.measuring import PeakMemory, flop_counter, now
 
 
 @dataclass(frozen=True)
@@ -80,8 +78,9 @@ def restore(
     from mmagic.registry import DATASETS
     from mmengine.dataset import pseudo_collate
 
-    if device.startswith('cuda'):
-        torch.cuda.set_device(device)  # what is measured, and where MMagic's models look
+    place = torch.device(device)
+    if place.type == 'cuda':
+        torch.cuda.set_device(place)  # what is measured, and where MMagic's models look
     cfg, model = build(method, device)
     costs: dict[str, dict] = {}
     for clips in data:
@@ -91,13 +90,13 @@ def restore(
         names = {clip.name: clip.frames for clip in clips.load()}
         first = pseudo_collate([dataset[0]])
         macs = count_macs(model, first)  # and warms up
-        memory = PeakMemory(device)
+        memory = PeakMemory(place)
         seconds, frames, done = 0.0, 0, dict.fromkeys(names, 0)
         for i in range(len(dataset)):
             item = pseudo_collate([dataset[i]])
-            begin = _now(device)
+            begin = now(place)
             (sample,) = model.test_step(item)
-            seconds += _now(device) - begin
+            seconds += now(place) - begin
             restored = sample.output.pred_img
             clip, centre = sample.metainfo['key'].rsplit('/', 1)
             whole = restored.ndim == 4  # a clip
@@ -154,60 +153,9 @@ def count_macs(model: torch.nn.Module, batch: dict) -> int:
     return counter.get_total_flops() // 2
 
 
-def flop_counter() -> Any:
-    """torch's ``FlopCounterMode``, which knows deformable convolutions."""
-    import torchvision  # noqa: F401  (registers the operator)
-    from torch.utils.flop_counter import FlopCounterMode
-
-    def deform_conv2d(x, weight, *args, out_shape=None, **kwargs) -> int:
-        return 2 * out_shape[0] * out_shape[2] * out_shape[3] * int(np.prod(weight))
-
-    def backward(grad, x, weight, *args, out_shape=None, **kwargs) -> int:
-        return 2 * 2 * grad[0] * grad[2] * grad[3] * int(np.prod(weight))
-
-    mapping = {
-        torch.ops.torchvision.deform_conv2d: deform_conv2d,
-        torch.ops.torchvision._deform_conv2d_backward: backward,
-    }
-    return FlopCounterMode(display=False, custom_mapping=mapping)
-
-
 def write_frame(path: Path, frame: torch.Tensor) -> None:
     """Write a frame (3, h, w), BGR in [0, 255], rounded, as a PNG file."""
     image = frame.clamp(0, 255).round().byte().permute(1, 2, 0).contiguous().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), image, [cv2.IMWRITE_PNG_COMPRESSION, 1]):
         raise UserError(f'{path} could not be written')
-
-
-class PeakMemory:
-    """The memory taken at most since this was made: a GPU's by torch, or the process's."""
-
-    def __init__(self, device: str) -> None:
-        self.on_gpu = device.startswith('cuda')
-        if self.on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            try:
-                ctypes.CDLL(None).malloc_trim(0)  # what was freed before is given back
-                Path('/proc/self/clear_refs').write_text('5')  # the peak counts from now on
-                self.before = _resident('VmRSS')
-            except (AttributeError, OSError):  # glibc on Linux alone tells
-                self.before = None
-
-    def bytes(self) -> int | None:
-        """Bytes; None where this system does not tell."""
-        if self.on_gpu:
-            return torch.cuda.max_memory_allocated()
-        return None if self.before is None else _resident('VmHWM') - self.before
-
-
-def _resident(key: str) -> int:
-    lines = Path('/proc/self/status').read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f'{key}:'))
-
-
-def _now(device: str) -> float:
-    if device.startswith('cuda'):
-        torch.cuda.synchronize()
-    return time.perf_counter()

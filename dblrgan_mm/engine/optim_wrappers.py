@@ -42,8 +42,8 @@ class GuardedOptimWrapper(OptimWrapper):
         self._outcome: str | None = None
         self._skipped = {'non-finite': 0, 'overflow': 0}
         self._in_a_row = 0
-        # of iterations not yet counted: None, or whether the gradient was finite, on the device
-        self._uncounted: list[torch.Tensor | None] = []
+        # outcomes not yet counted, some as a tensor on the device: whether there was a step
+        self._uncounted: list[torch.Tensor | str | None] = []
         self._finite_losses: torch.Tensor | None = None
 
     @property
@@ -82,18 +82,19 @@ class GuardedOptimWrapper(OptimWrapper):
                 self._step(**kwargs)
             finally:
                 vars(self.optimizer).pop('found_inf', None)
-            self._uncounted.append(finite)
-            if len(self._uncounted) > 1000:
-                self._count()
+            outcome = finite
         elif finite:
             if self.clip_grad_kwargs:
                 self._clip_grad()
             self._step(**kwargs)
-            self._note('step')
+            outcome = 'step'
         elif self._may_overflow() and not any_process(self._saw_bad_loss()):
-            self._note('overflow')
+            outcome = 'overflow'
         else:
-            self._note('non-finite')
+            outcome = 'non-finite'
+        self._uncounted.append(outcome)
+        if len(self._uncounted) > 1000:  # nobody asks
+            self._count()
         self._finite_losses = None
 
     def _can_step_unseen(self) -> bool:
@@ -107,20 +108,14 @@ class GuardedOptimWrapper(OptimWrapper):
     def _count(self) -> None:
         """Count what was not yet; waits for the last step."""
         uncounted, self._uncounted = self._uncounted, []
-        for finite in uncounted:
-            self._outcome = None if finite is None else 'step' if finite else 'non-finite'
-            self._add(self._outcome)
-
-    def _note(self, outcome: str) -> None:
-        self._count()
-        self._outcome = outcome
-        self._add(outcome)
-
-    def _add(self, outcome: str | None) -> None:
-        if outcome in self._skipped:
-            self._skipped[outcome] += 1
-        if outcome in ('step', 'non-finite'):
-            self._in_a_row = 0 if outcome == 'step' else self._in_a_row + 1
+        for outcome in uncounted:
+            if isinstance(outcome, torch.Tensor):
+                outcome = 'step' if outcome else 'non-finite'
+            self._outcome = outcome
+            if outcome in self._skipped:
+                self._skipped[outcome] += 1
+            if outcome in ('step', 'non-finite'):
+                self._in_a_row = 0 if outcome == 'step' else self._in_a_row + 1
 
     def _step(self, **kwargs) -> None:
         self.optimizer.step(**kwargs)

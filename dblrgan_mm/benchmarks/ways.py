@@ -1,0 +1,62 @@
+"""Ways to do one thing, each in a process of its own, so that they can be taken by turns."""
+
+import argparse
+import contextlib
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dblrgan_mm import launch
+from dblrgan_mm.errors import LaunchError
+from dblrgan_mm.inference.deblurrer import fastest_dtype
+
+
+@contextlib.contextmanager
+def processes(
+    ways: dict[str, tuple], prepare: Callable[..., None]
+) -> Iterator[dict[str, ProcessPoolExecutor]]:
+    """A process for each way, in which ``prepare`` was called with the way's arguments.
+
+    What one of them sets of threads and memory would help the others, too.
+    """
+    context = multiprocessing.get_context('spawn')
+    with contextlib.ExitStack() as stack:
+        running = {name: stack.enter_context(ProcessPoolExecutor(1, context)) for name in ways}
+        for name, process in running.items():
+            process.submit(prepare, *ways[name]).result()
+        yield running
+
+
+def named(configs: Sequence[str]) -> dict[str, str]:
+    """Configs under the names of their files; raises LaunchError where two have the same."""
+    found = {Path(config).stem: config for config in configs}
+    if len(found) < len(configs):
+        raise LaunchError(f'{" ".join(configs)}: two configs have the same file name; rename one')
+    for config in configs:
+        launch.require_config(config)
+    return found
+
+
+def training_config(config: str, data_root: str | None, options: Sequence[str] = ()) -> Any:
+    """A config that trains, with the command line's changes; raises LaunchError."""
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = launch.load_config(
+            argparse.Namespace(
+                config=config, data_root=data_root, cfg_options=options, work_dir=folder,
+                launcher='none', amp=False,
+            )
+        )  # fmt: skip
+    if cfg.get('train_cfg') is None:
+        raise LaunchError(f'{config} is for tests only: it has no training')
+    return cfg
+
+
+def dtypes_of(device: torch.device) -> list[str]:
+    """float32, and what computes faster on a device."""
+    found = dict.fromkeys((torch.float32, fastest_dtype(device)))
+    return [str(dtype).removeprefix('torch.') for dtype in found]
