@@ -51,14 +51,15 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def matrix_product_ceiling(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
-    """Floating-point operations a second of a large square matrix product; the median."""
+    """Operations a second of a large square matrix product; the median."""
     # float32 by the rules that convolutions follow
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     side = _SIDE.get(device.type, 2048)
-    a, b = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
-    out = torch.empty_like(a)
-    torch.mm(a, b, out=out)
-    times = [seconds(lambda: torch.mm(a, b, out=out), device) for _ in range(repeats)]
+    a, b = (torch.empty(side, side, device=device).uniform_(-8, 8).to(dtype) for _ in range(2))
+    # torch has no public product of integers
+    product = torch._int_mm if dtype == torch.int8 else torch.mm
+    out = product(a, b)
+    times = [seconds(lambda: product(a, b, out=out), device) for _ in range(repeats)]
     return 2 * side**3 / statistics.median(times)
 
 

@@ -20,7 +20,8 @@ from dblrgan_mm.comparison.restoring import Method, build
 from dblrgan_mm.errors import LaunchError
 from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference.checkpoint import load_generator
-from dblrgan_mm.inference.deblurrer import find_device, released
+from dblrgan_mm.inference.deblurrer import fastest_dtype, find_device, released
+from dblrgan_mm.inference.int8 import has_int8
 from dblrgan_mm.models.dblrnet import DBLRNet
 
 PLAIN = 'plain loop, float32'
@@ -172,7 +173,7 @@ def measure_inference(args: argparse.Namespace) -> dict:
     timed = clip[: args.frames]
     if args.size:
         timed = enlarged(timed, args.size)
-    dtypes = dtypes_of(device)
+    dtypes = dtypes_of(device) + ['int8'] * (device.type == 'cpu' and has_int8())
     ways = {PLAIN: ('plain', checkpoint, str(device), None)}
     ways |= {
         f'Deblurrer, {dtype}': ('Deblurrer', checkpoint, str(device), dtype) for dtype in dtypes
@@ -229,7 +230,7 @@ def measure_growth(args: argparse.Namespace) -> dict:
     """Seconds a frame and memory of a Deblurrer for several sizes and lengths of a clip."""
     device = find_device(args.device)
     frames = read_clip(args.blurry)
-    dtype = dtypes_of(device)[-1]
+    dtype = str(fastest_dtype(device)).removeprefix('torch.')
     way = ('stream', args.checkpoint, str(device), dtype)
 
     def measure(size: tuple[int, int], count: int) -> dict:

@@ -65,10 +65,10 @@ def print_inference(result: dict) -> None:
 
 def print_limits(limits: dict[str, float]) -> None:
     said = [
-        f'copies {value / 1e9:.1f} GB/s' if name == 'copy' else f'{name} {value / 1e9:.0f} GFLOP/s'
+        f'copies {value / 1e9:.1f} GB/s' if name == 'copy' else f'{name} {value / 1e9:.0f} G/s'
         for name, value in limits.items()
     ]
-    print(f'Limits measured in the same run: {", ".join(said)}.')
+    print(f'Limits measured in the same run, operations and bytes: {", ".join(said)}.')
 
 
 def print_growth(result: dict) -> None:

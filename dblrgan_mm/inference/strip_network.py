@@ -9,9 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from dblrgan_mm.errors import UserError
+from dblrgan_mm.inference.int8 import Int8Conv, dead_leaves, has_int8
 from dblrgan_mm.inference.winograd import NarrowConv, RowWinograd
 
 _WIDE = 48  # maps, in and out, from which on it pays to have fewer multiplications
+_INT8_LOSS = 0.1  # of what a network changes; below half a grey level of 255 it does not matter
 _LUMA = (0.299, 0.587, 0.114)  # BT.601, as dblrgan_mm.models.color, which imports MMagic
 
 
@@ -27,14 +30,20 @@ class StripDBLRNet(nn.Module):
       keeps the last two rows that it saw for the next strip. Nothing is computed twice, as it
       would be with overlapping tiles, and all maps of a strip fit into a processor's cache;
     - on a CPU in float32 the layers but the first are matrix products, with fewer multiplications
-      from 48 maps on (``winograd``).
+      from 48 maps on (``winograd``);
+    - in int8 the layers but the first take 8-bit integers (``int8``), their ranges as an image of
+      dead leaves gives them; what is added up over the blocks stays in float32.
 
     Putting it so is ours.
 
     Args:
         state_dict: a ``DBLRNet``'s.
         architecture: that network's arguments: num_frames, color, residual.
-        dtype: of the convolutions; frames, luma and the result are float32.
+        dtype: of the convolutions; frames, luma and the result are float32. int8 needs a CPU that
+            multiplies such.
+
+    Raises:
+        UserError: the CPU has no int8, or the network loses too much in it.
 
     Example:
         >>> net = DBLRNet().eval()
@@ -54,7 +63,7 @@ class StripDBLRNet(nn.Module):
         self.num_frames = architecture['num_frames']
         self.color = architecture['color']
         self.residual = architecture['residual']
-        self.dtype = dtype
+        self.dtype = torch.float32 if dtype == torch.int8 else dtype
 
         def conv(name: str, norm: str | None = None) -> _Conv:
             weight, bias = state_dict[f'{name}.weight'], state_dict[f'{name}.bias']
@@ -64,14 +73,14 @@ class StripDBLRNet(nn.Module):
                 weight, bias = fuse_conv_bn_weights(
                     weight.float(), bias.float(), mean, var, 1e-5, scale, shift
                 )
-            return _Conv(weight, bias, dtype)
+            return _Conv(weight, bias, self.dtype)
 
         frames = self.num_frames
         self.head = nn.ModuleList()
         for name in ('head.0', 'head.2'):
             weight, bias = state_dict[f'{name}.weight'], state_dict[f'{name}.bias']
             frames = frames - weight.shape[2] + 1
-            self.head.append(_Conv(*over_time(weight, bias, frames), dtype))
+            self.head.append(_Conv(*over_time(weight, bias, frames), self.dtype))
         blocks = 1 + max(
             (int(key.split('.')[1]) for key in state_dict if key.startswith('body.')), default=-1
         )
@@ -80,6 +89,52 @@ class StripDBLRNet(nn.Module):
             for i in range(blocks)
         )
         self.tail = nn.ModuleList(conv(f'tail.{i}') for i in (0, 2, 4))
+        self.int8 = False
+        if dtype == torch.int8:
+            self._quantize()
+
+    @torch.no_grad()
+    def _quantize(self) -> None:
+        """Go over to 8-bit integers."""
+        if not has_int8():
+            raise UserError(
+                'int8 needs an x86 processor with VNNI, and torch 2.10 or later; take float32'
+            )
+        image = torch.from_numpy(dead_leaves()).permute(2, 0, 1)
+        window = image.expand(1, self.num_frames, *image.shape)
+        ranges: dict[nn.Module, tuple[float, float]] = {}
+
+        def note(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            ranges[layer] = (inputs[0].min().item(), inputs[0].max().item())
+
+        hooks = [
+            layer.register_forward_pre_hook(note)
+            for layer in self.modules()
+            if isinstance(layer, _Conv)
+        ]
+        expected = self(window)
+        for hook in hooks:
+            hook.remove()
+
+        def integer(layer: _Conv, takes: torch.dtype) -> Int8Conv:
+            return Int8Conv(layer.weight, layer.bias, *ranges[layer], takes)
+
+        self.head[1] = integer(self.head[1], torch.uint8)
+        for block in self.body:
+            block[0] = integer(block[0], torch.float32)
+            block[1] = integer(block[1], torch.uint8)
+        for i, takes in enumerate((torch.float32, torch.uint8, torch.uint8)):
+            self.tail[i] = integer(self.tail[i], takes)
+        self.int8 = True
+        change, error = (
+            255 * (image - expected).square().mean().sqrt().item()
+            for image in (unit_range(image), self(window))
+        )
+        if not error < max(0.5, _INT8_LOSS * change):
+            raise UserError(
+                f'in int8 this network errs by {error:.2f} of 255 (root mean square) where it '
+                f'changes an image by {change:.2f}; take float32'
+            )
 
     @property
     def halo(self) -> int:
@@ -87,9 +142,10 @@ class StripDBLRNet(nn.Module):
         return len(self.head) + 2 * len(self.body) + len(self.tail)
 
     @property
-    def widest(self) -> int:
-        """Maps of the widest layer."""
-        return max(m.weight.shape[0] for m in self.modules() if isinstance(m, _Conv))
+    def bytes_a_pixel(self) -> int:
+        """Of the input of the layer that takes most."""
+        layers = (m for m in self.modules() if isinstance(m, (_Conv, Int8Conv)))
+        return max(layer.c_in * layer.takes.itemsize for layer in layers)
 
     def forward(self, windows: torch.Tensor, tile: int | None = None) -> torch.Tensor:
         """Restore the centre frames.
@@ -103,12 +159,12 @@ class StripDBLRNet(nn.Module):
         """
         height = windows.shape[-2]
         centre = windows[:, self.num_frames // 2]
-        if tile is None or tile >= height:
+        if (tile is None or tile >= height) and not self.int8:
             return self.join(unit_range(centre), self.whole(self.network_input(windows)).float())
         restored = []
         state: list[torch.Tensor | None] = [None] * (self.halo + 1)
         done = 0
-        for begin, end in strips(height, tile, self.halo):
+        for begin, end in strips(height, tile or height, self.halo):
             rows = self.network_input(windows[..., begin:end, :])
             out, state = self.step(rows, state, end == height)
             here = centre[:, :, done : done + out.shape[2]]
@@ -160,23 +216,26 @@ class StripDBLRNet(nn.Module):
         before, after = iter(state), []
         top = 1 if state[0] is None else 2  # rows that stand before the new ones
 
-        def opened(layer: _Conv, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        def opened(layer: _Conv | Int8Conv, count: int) -> tuple[torch.Tensor, torch.Tensor]:
             """The input of a layer, and in it the place of its new rows."""
             kept, shape = next(before), (len(rows), layer.c_in, top + count + last, rows.shape[3])
             maps = torch.empty(
-                shape, dtype=rows.dtype, device=rows.device, memory_format=torch.channels_last
+                shape, dtype=layer.takes, device=rows.device, memory_format=torch.channels_last
             )
             maps[:, :, :top] = 0 if kept is None else kept
             maps[:, :, top + count :] = 0
             return maps, maps[:, :, top : top + count]
 
         def through(
-            layer: _Conv, maps: torch.Tensor, following: _Conv, plus: torch.Tensor | None = None
+            layer: _Conv | Int8Conv,
+            maps: torch.Tensor,
+            following: _Conv | Int8Conv,
+            plus: torch.Tensor | None = None,
         ) -> torch.Tensor:
             """The input of the following layer: what this one gives, after ReLU or an addition."""
             after.append(maps[:, :, -2:].clone(memory_format=torch.channels_last))
             onward, place = opened(following, maps.shape[2] - 2)
-            layer.into(place, maps, plus)
+            layer.into(place, maps, plus, following)
             return onward
 
         layers = [*self.head, *itertools.chain(*self.body), *self.tail]
@@ -209,6 +268,7 @@ class _Conv(nn.Module):
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype) -> None:
         super().__init__()
         c_out, self.c_in = weight.shape[:2]
+        self.takes = dtype
         weight = weight.detach().to(dtype, memory_format=torch.channels_last, copy=True)
         self.register_buffer('weight', weight)
         self.register_buffer('bias', bias.detach().to(dtype, copy=True))
@@ -225,8 +285,18 @@ class _Conv(nn.Module):
             return self.products(x[0])[None]
         return F.conv2d(x, self.weight, self.bias, padding=(padding, 1))
 
-    def into(self, place: torch.Tensor, x: torch.Tensor, plus: torch.Tensor | None) -> None:
-        """Write the rows in between those of x to a place, after an addition, or else ReLU."""
+    def into(
+        self,
+        place: torch.Tensor,
+        x: torch.Tensor,
+        plus: torch.Tensor | None,
+        following: '_Conv | Int8Conv',
+    ) -> None:
+        """Write the rows in between those of x to a place in the input of the following layer,
+        after an addition, or else ReLU."""
+        if place.dtype == torch.uint8:
+            place.copy_(following.quantized(self(x)))  # its range begins with 0
+            return
         done, rows = 0, place.shape[2]
         if isinstance(self.products, RowWinograd) and _alone_on_cpu(x):
             six = self.products.rows

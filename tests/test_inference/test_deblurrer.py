@@ -15,6 +15,7 @@ from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference import deblurrer as module
 from dblrgan_mm.inference.checkpoint import Generator, load_generator
 from dblrgan_mm.inference.deblurrer import DEFAULT, released
+from dblrgan_mm.inference.int8 import has_int8
 from dblrgan_mm.inference.strip_network import StripDBLRNet
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
@@ -179,9 +180,9 @@ class TestPackageWeights:
                     )
                 ]
             )
-            for dtype in ('float32', 'bfloat16')
+            for dtype in ('float32', 'bfloat16', *['int8'] * has_int8())
         }
-        assert abs(scores['float32'] - scores['bfloat16']) < 0.05
+        assert max(scores.values()) - min(scores.values()) < 0.05
 
     def test_they_say_what_they_are(self):
         deblurrer = Deblurrer.from_checkpoint(device=torch.device('cpu'), dtype=torch.float32)
@@ -358,8 +359,14 @@ class TestDevice:
         assert module.fastest_dtype(torch.device('cpu')) is dtype
 
     def test_unknown_dtype(self):
-        with pytest.raises(UserError, match=r"dtype must be auto, .*; got 'int8'"):
-            Deblurrer.from_checkpoint(device='cpu', dtype='int8')
+        with pytest.raises(UserError, match=r"dtype must be auto, .*; got 'int4'"):
+            Deblurrer.from_checkpoint(device='cpu', dtype='int4')
+
+    @pytest.mark.parametrize('arguments', [dict(compile=True), dict(device='cuda')])
+    def test_int8_elsewhere(self, monkeypatch, arguments):
+        monkeypatch.setattr(module, 'find_device', torch.device)
+        with pytest.raises(UserError, match='int8 runs on a CPU, uncompiled'):
+            Deblurrer.from_checkpoint(**dict(device='cpu', dtype='int8') | arguments)
 
     @CUDA
     @pytest.mark.parametrize(('dtype', 'limit'), [('float32', 1), ('bfloat16', 4), ('float16', 3)])

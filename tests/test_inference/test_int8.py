@@ -1,0 +1,103 @@
+"""DBLRNet in 8-bit integers."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dblrgan_mm.errors import UserError
+from dblrgan_mm.inference import int8
+from dblrgan_mm.inference.checkpoint import Generator, load_generator
+from dblrgan_mm.inference.deblurrer import released
+from dblrgan_mm.inference.int8 import Int8Conv, dead_leaves
+from dblrgan_mm.inference.strip_network import StripDBLRNet
+
+VNNI = pytest.mark.skipif(not int8.has_int8(), reason='needs a CPU with VNNI')
+
+
+@pytest.fixture(scope='module')
+def generator() -> Generator:
+    return load_generator(released()['dblrnet_plus'])
+
+
+def network(generator: Generator, dtype=torch.int8) -> StripDBLRNet:
+    return StripDBLRNet(generator.state_dict, generator.architecture, dtype)
+
+
+@VNNI
+class TestInt8Conv:
+    @pytest.mark.parametrize('shape', [(1, 5, 40), (2, 3, 1)])
+    @pytest.mark.parametrize(('low', 'high'), [(0.0, 1.0), (-0.7, 1.9)])
+    @pytest.mark.parametrize(('c_in', 'c_out'), [(12, 16), (64, 64), (16, 1)])
+    def test_convolves_what_it_rounds(self, shape, low, high, c_in, c_out):
+        count, height, width = shape
+        weight, bias = torch.randn(c_out, c_in, 3, 3), torch.randn(c_out)
+        maps = low + (high - low) * torch.rand(count, c_in, height, width)
+        layer = Int8Conv(weight, bias, low, high, torch.float32)
+        integers = layer.quantized(maps)
+        values = (integers.float() - layer.zero) * layer.step
+        assert (values - maps).abs().max() < 0.51 * (high - low) / 255
+        steps = weight.abs().amax((1, 2, 3), keepdim=True) / 127
+        expected = F.conv2d(values, (weight / steps).round() * steps, bias, padding=(0, 1))
+        torch.testing.assert_close(layer(maps), expected, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(layer(integers), expected, rtol=1e-5, atol=1e-4)
+
+    def test_clips_what_lies_beyond_the_range(self):
+        layer = Int8Conv(torch.randn(4, 4, 3, 3), torch.zeros(4), -100, 155, torch.float32)
+        maps = torch.ones(1, 4, 3, 8)
+        assert torch.equal(layer(1000 * maps), layer(155 * maps))
+        assert torch.equal(layer(-1000 * maps), layer(-100 * maps))
+
+    def test_maps_that_are_always_zero(self):
+        layer = Int8Conv(torch.zeros(4, 4, 3, 3), torch.arange(4.0), 0, 0, torch.uint8)
+        out = layer(torch.zeros(1, 4, 3, 8, dtype=torch.uint8))
+        assert torch.equal(out, torch.arange(4.0).view(1, 4, 1, 1).expand(1, 4, 1, 8))
+
+
+@VNNI
+class TestNetwork:
+    @torch.inference_mode()
+    def test_is_near_float32_on_real_frames(self, generator, real_clip):
+        windows = real_clip['blurry'][None, :5]
+        exact, rounded = network(generator, torch.float32)(windows), network(generator)(windows)
+        error = rounded - exact
+        assert 0 < error.square().mean().sqrt() < 0.4 / 255
+        change = exact - windows[:, 2]
+        assert error.square().mean() < 0.01 * change.square().mean()
+
+    @torch.inference_mode()
+    def test_strips_and_other_windows_make_no_difference(self, generator, real_clip):
+        net = network(generator)
+        windows = torch.stack([real_clip['blurry'][i : i + 5] for i in range(2)])
+        expected = net(windows)
+        for tile in (1, 7, 48, 1000):
+            assert torch.equal(net(windows, tile), expected)
+        assert torch.equal(net(windows[1:], 16), expected[1:])
+
+    def test_one_that_loses_too_much(self, generator):
+        # a map of the stream is 10000 times as large as all others, and means nothing
+        state = {key: value.clone() for key, value in generator.state_dict.items()}
+        state['head.2.bias'][0] = 1e4
+        for key in ('body.0.conv1', 'body.1.conv1', 'body.2.conv1', 'body.3.conv1', 'body.4.conv1',
+                    'body.5.conv1', 'tail.0'):  # fmt: skip
+            state[f'{key}.weight'][:, 0] = 0
+        with pytest.raises(UserError, match=r'in int8 this network errs by .* of 255'):
+            StripDBLRNet(state, generator.architecture, torch.int8)
+
+
+def test_a_cpu_without_vnni(monkeypatch, generator):
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: dict(avx2=True), raising=False)
+    with pytest.raises(UserError, match='int8 needs an x86 processor with VNNI'):
+        network(generator)
+
+
+def test_dead_leaves_strain_a_network():
+    image = dead_leaves()
+    assert np.array_equal(image, dead_leaves())
+    assert image.shape == (256, 256, 3)
+    assert image.dtype == np.uint8
+    for extreme in (0, 255):
+        assert 0.02 < (image == extreme).all(axis=2).mean() < 0.4, 'pure black and white'
+    steps = np.abs(np.diff(image.astype(int), axis=1)).max(axis=2)
+    assert (steps > 100).mean() > 0.01, 'sharp edges'
+    assert (steps == 0).mean() > 0.5, 'plain areas'
