@@ -50,6 +50,24 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     return now(device) - begin
 
 
+def seconds_by_operation(work: Callable[[], object], device: torch.device) -> dict[str, float]:
+    """What each of torch's operations takes in a piece of work, without those that it calls; on a
+    GPU what its kernels take. The longest come first."""
+    os.environ.setdefault('KINETO_LOG_LEVEL', '9')  # it says that it starts, and misses a GPU
+    from torch.profiler import ProfilerActivity, profile
+
+    on_gpu = device.type == 'cuda'
+    kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
+    with profile(activities=kinds) as profiler:
+        work()
+        wait_for(device)
+    found = {
+        event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
+        for event in profiler.key_averages()
+    }
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
 def matrix_product_ceiling(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
     """Operations a second of a large square matrix product; the median."""
     # float32 by the rules that convolutions follow

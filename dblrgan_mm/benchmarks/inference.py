@@ -1,6 +1,7 @@
 """How fast clips are restored: a Deblurrer, a plain loop over the same network, other restorers."""
 
 import argparse
+import math
 import statistics
 from collections import deque
 from collections.abc import Callable
@@ -112,6 +113,12 @@ def seconds_a_frame(clip: list) -> float:
     return measuring.seconds(lambda: _restore(clip), _device) / len(clip)
 
 
+def profile(clip: list) -> dict[str, float]:
+    """Seconds a frame by operation."""
+    found = measuring.seconds_by_operation(lambda: _restore(clip), _device)
+    return {name: value / len(clip) for name, value in found.items()}
+
+
 def peak_memory(clip: list) -> int | None:
     """Bytes that restoring a clip takes at most, beyond what the process had."""
     memory = measuring.PeakMemory(_device)
@@ -192,6 +199,7 @@ def measure_inference(args: argparse.Namespace) -> dict:
                 limits.setdefault(name, []).append(value)
             for name, process in running.items():
                 seconds[name].append(process.submit(seconds_a_frame, timed).result())
+        profiles = {name: running[name].submit(profile, timed).result() for name in ways}
     height, width = timed[0].shape[:2]
     ours = macs_a_pixel(network, network.num_frames)
     macs = dict.fromkeys(ways, ours) | {
@@ -216,12 +224,20 @@ def measure_inference(args: argparse.Namespace) -> dict:
         frames=len(timed),
         scored=f'{len(clip)} frames {clip[0].shape[1]}x{clip[0].shape[0]}',
         seconds=seconds,
+        profiles=profiles,
         macs={name: round(count * height * width) for name, count in macs.items()},
         memory=memory,
         ceilings=limits,
         dtype={name: way[3] or 'float32' for name, way in (ways | peers).items()},
         largest_difference={name: int(values.max()) for name, values in difference.items()},
         differing={name: float((values > 0).mean()) for name, values in difference.items()},
+        # in dB, of all frames together; None where they are equal
+        difference_psnr={
+            name: 20 * math.log10(255 / math.sqrt(np.square(values, dtype=float).mean()))
+            if values.any()
+            else None
+            for name, values in difference.items()
+        },
         psnr=psnr,
     )
 

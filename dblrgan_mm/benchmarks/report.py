@@ -9,6 +9,8 @@ from rich.table import Table
 
 from dblrgan_mm.benchmarks.inference import PLAIN
 
+_OPERATIONS = 8  # of each way that a profile names
+
 
 def print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     table = Table()
@@ -38,7 +40,7 @@ def print_inference(result: dict) -> None:
     for name, values in result['seconds'].items():
         middle = statistics.median(values)
         speed = 2 * result['macs'][name] / middle
-        differs = name in result['largest_difference']
+        apart = result['difference_psnr'].get(name)
         rows.append((
             name,
             f'{middle:.3f}',
@@ -47,8 +49,9 @@ def print_inference(result: dict) -> None:
             f'{result["macs"][name] / 1e9:.0f}',
             f'{100 * speed / limits[result["dtype"][name]]:.0f} %',
             megabytes(result['memory'][name]),
-            f'{result["largest_difference"][name]}, {100 * result["differing"][name]:.3f} %'
-            if differs else '',
+            '' if apart is None else
+            f'{result["largest_difference"][name]}; {100 * result["differing"][name]:.2g} %; '
+            f'{apart:.1f} dB',
             f'{result["psnr"][name]:.3f}' if name in result['psnr'] else '',
         ))  # fmt: skip
     if result['psnr']:
@@ -56,11 +59,27 @@ def print_inference(result: dict) -> None:
     columns = ('', 's a frame', 'range', 'ratio', 'GMAC', 'of the limit', 'MB', 'differs', 'PSNR')
     print_table(columns, rows)
     print(
-        "differs: from the plain loop's 8-bit values, at most, and how many of them. of the limit: "
-        'multiply-accumulates against the largest matrix product in the same dtype.'
+        "differs: from the plain loop's 8-bit values at most; how many of them; PSNR. of the "
+        'limit: multiply-accumulates against the largest matrix product in the same dtype.'
     )
     print_limits(limits)
+    print_profiles(result, 'a frame')
     print(result['machine'])
+
+
+def print_profiles(result: dict, what: str) -> None:
+    """Which operations take the time in each way."""
+    profiles = result['profiles']
+    names = dict.fromkeys(name for found in profiles.values() for name in list(found)[:_OPERATIONS])
+    rows = [
+        (name, *(f'{1e3 * found.get(name, 0):.0f}' for found in profiles.values()))
+        for name in names
+    ]
+    rest = (sum(value for name, value in found.items() if name not in names)
+            for found in profiles.values())  # fmt: skip
+    rows.append(('all others', *(f'{1e3 * value:.0f}' for value in rest)))
+    print(f'Milliseconds {what} by operation, in one more run, under the profiler:')
+    print_table(('', *profiles), rows)
 
 
 def print_limits(limits: dict[str, float]) -> None:
@@ -141,6 +160,7 @@ def print_training(result: dict) -> None:
         'M parameters',
     )  # fmt: skip
     print_table(columns, rows)
+    print_profiles(result, 'a step')
     print(result['machine'])
     print(
         'of the limit: multiply-accumulates against the largest matrix product in the same dtype, '

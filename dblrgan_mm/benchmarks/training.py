@@ -116,6 +116,10 @@ def share_of_waiting(steps: int) -> float:
     return waited / (time.perf_counter() - begin)
 
 
+def profile() -> dict[str, float]:
+    return measuring.seconds_by_operation(_training.step, _training.device)
+
+
 def ceiling(dtype: str) -> float:
     kind = getattr(torch, 'float32' if dtype == 'plain' else dtype)
     return measuring.matrix_product_ceiling(_training.device, kind)
@@ -141,6 +145,7 @@ def measure_training(args: argparse.Namespace) -> dict:
             for name, process in running.items():
                 limits[name].append(process.submit(ceiling, ways[name][2]).result())
                 seconds[name].append(process.submit(seconds_a_step, args.steps).result())
+        profiles = {name: process.submit(profile).result() for name, process in running.items()}
         waiting = {
             name: process.submit(share_of_waiting, 2 * args.steps).result()
             for name, process in running.items()
@@ -152,4 +157,5 @@ def measure_training(args: argparse.Namespace) -> dict:
         seconds=seconds,
         ceilings=limits,
         waiting=waiting,
+        profiles=profiles,
     )

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dblrgan_mm.benchmarks import loading
+from dblrgan_mm.inference.int8 import has_int8
 from dblrgan_mm.models import DBLRNet
 
 ROOT = Path(__file__).parents[2]
@@ -103,6 +104,10 @@ def test_inference(run, sample_root):
     )  # fmt: skip
     assert figures['largest_difference']['Deblurrer, float32'] <= 1
     assert figures['differing']['Deblurrer, float32'] < 0.01
+    assert figures['difference_psnr']['plain loop, float32'] is None
+    assert figures['difference_psnr']['Deblurrer, float32'] > 70
+    if has_int8():
+        assert 50 < figures['difference_psnr']['Deblurrer, int8'] < 70
     psnr = figures['psnr']
     assert psnr['plain loop, float32'] > psnr['blurry'] + 0.2
     assert psnr['Deblurrer, float32'] == pytest.approx(psnr['plain loop, float32'], abs=0.05)
@@ -110,7 +115,13 @@ def test_inference(run, sample_root):
     maps = [(1, 4, 27 * 3), (4, 16, 27), *[(16, 16, 9)] * 12, (16, 64, 9), (64, 64, 9), (64, 1, 9)]
     expected = 256 * 144 * sum(c_in * c_out * taps for c_in, c_out, taps in maps)
     assert figures['macs']['Deblurrer, float32'] == expected
-    assert set(figures['seconds']) == {'plain loop, float32', 'Deblurrer, float32', 'nafnet_sample'}
+    ways = {'plain loop, float32', 'Deblurrer, float32', *['Deblurrer, int8'] * has_int8()}
+    assert set(figures['seconds']) == ways | {'nafnet_sample'}
+    for name in ways:
+        by_operation = figures['profiles'][name]
+        assert any('conv' in operation for operation in by_operation)
+        middle = statistics.median(figures['seconds'][name])
+        assert 0.3 < sum(by_operation.values()) / middle < 5
     assert set(figures['ceilings']) >= {'float32', 'copy'}
     assert all(f'│ {name} ' in figures['printed'] for name in figures['seconds'])
 
@@ -149,6 +160,8 @@ class TestSpeedIsKept:
             '--size', '480x270',
         )  # fmt: skip
         assert ratio(figures, 'plain loop, float32', 'Deblurrer, float32') > 1.5
+        if has_int8():
+            assert ratio(figures, 'plain loop, float32', 'Deblurrer, int8') > 3
 
     def test_of_training(self, run, sample_root):
         figures = run(
@@ -161,6 +174,8 @@ class TestSpeedIsKept:
         assert (about['windows'], about['crop']) == (1, [128, 128])
         assert about['parameters'] > 20e6
         assert 0 <= figures['waiting']['dblrgan_gopro, float32'] < 1
+        for by_operation in figures['profiles'].values():
+            assert 'conv' in next(iter(by_operation)), 'what takes most comes first'
 
 
 def test_training_without_one(call_tool):
