@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 _SIDE = {'cpu': 2048, 'cuda': 8192}  # of the matrices
 _COPIED = {'cpu': 1 << 28, 'cuda': 1 << 31}  # bytes
@@ -53,9 +55,7 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 def seconds_by_operation(work: Callable[[], object], device: torch.device) -> dict[str, float]:
     """What each of torch's operations takes in a piece of work, without those that it calls; on a
     GPU what its kernels take. The longest come first."""
-    os.environ.setdefault('KINETO_LOG_LEVEL', '9')  # it says that it starts, and misses a GPU
-    from torch.profiler import ProfilerActivity, profile
-
+    os.environ.setdefault('KINETO_LOG_LEVEL', '9')  # messages: that it starts, that no GPU is there
     on_gpu = device.type == 'cuda'
     kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
     with profile(activities=kinds) as profiler:
@@ -64,6 +64,7 @@ def seconds_by_operation(work: Callable[[], object], device: torch.device) -> di
     found = {
         event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
         for event in profiler.key_averages()
+        if event.device_type == DeviceType.CPU  # not the kernels, which count for operations
     }
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 

@@ -49,7 +49,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--device', default='auto', help='auto (default), cpu, cuda, cuda:1 ...')
     add('--dtype', default='auto', choices=('auto', 'float32', 'bfloat16', 'float16', 'int8'),
         help='of the convolutions (default: the fastest of the floating ones that the device has; '
-        'int8: for CPUs, faster still, and rounds more)')  # fmt: skip
+        'int8: for CPUs with VNNI, faster still, and rounds more)')  # fmt: skip
     add('--tile', type=launch.positive, metavar='ROWS',
         help='rows computed at once: memory, not the result (default: by itself)')  # fmt: skip
     add('--compile', action='store_true', help='compile the network, and say whether it pays')

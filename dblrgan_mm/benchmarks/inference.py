@@ -18,11 +18,10 @@ from dblrgan_mm.benchmarks.ways import dtypes_of, named, processes
 from dblrgan_mm.clips.frames import read_frame
 from dblrgan_mm.clips.sources import frame_paths
 from dblrgan_mm.comparison.restoring import Method, build
-from dblrgan_mm.errors import LaunchError
+from dblrgan_mm.errors import LaunchError, UserError
 from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference.checkpoint import load_generator
-from dblrgan_mm.inference.deblurrer import fastest_dtype, find_device, released
-from dblrgan_mm.inference.int8 import has_int8
+from dblrgan_mm.inference.deblurrer import find_device, released
 from dblrgan_mm.models.dblrnet import DBLRNet
 
 PLAIN = 'plain loop, float32'
@@ -180,7 +179,13 @@ def measure_inference(args: argparse.Namespace) -> dict:
     timed = clip[: args.frames]
     if args.size:
         timed = enlarged(timed, args.size)
-    dtypes = dtypes_of(device) + ['int8'] * (device.type == 'cpu' and has_int8())
+    dtypes = dtypes_of(device)
+    if device.type == 'cpu':
+        try:
+            Deblurrer.from_checkpoint(checkpoint, device, 'int8')
+            dtypes.append('int8')
+        except UserError as error:
+            print(f'Without int8: {error}')
     ways = {PLAIN: ('plain', checkpoint, str(device), None)}
     ways |= {
         f'Deblurrer, {dtype}': ('Deblurrer', checkpoint, str(device), dtype) for dtype in dtypes
@@ -233,9 +238,7 @@ def measure_inference(args: argparse.Namespace) -> dict:
         differing={name: float((values > 0).mean()) for name, values in difference.items()},
         # in dB, of all frames together; None where they are equal
         difference_psnr={
-            name: 20 * math.log10(255 / math.sqrt(np.square(values, dtype=float).mean()))
-            if values.any()
-            else None
+            name: -10 * math.log10(np.square(values / 255).mean()) if values.any() else None
             for name, values in difference.items()
         },
         psnr=psnr,
@@ -246,7 +249,7 @@ def measure_growth(args: argparse.Namespace) -> dict:
     """Seconds a frame and memory of a Deblurrer for several sizes and lengths of a clip."""
     device = find_device(args.device)
     frames = read_clip(args.blurry)
-    dtype = str(fastest_dtype(device)).removeprefix('torch.')
+    dtype = dtypes_of(device)[-1]
     way = ('stream', args.checkpoint, str(device), dtype)
 
     def measure(size: tuple[int, int], count: int) -> dict:

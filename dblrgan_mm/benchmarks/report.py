@@ -40,7 +40,6 @@ def print_inference(result: dict) -> None:
     for name, values in result['seconds'].items():
         middle = statistics.median(values)
         speed = 2 * result['macs'][name] / middle
-        apart = result['difference_psnr'].get(name)
         rows.append((
             name,
             f'{middle:.3f}',
@@ -49,9 +48,7 @@ def print_inference(result: dict) -> None:
             f'{result["macs"][name] / 1e9:.0f}',
             f'{100 * speed / limits[result["dtype"][name]]:.0f} %',
             megabytes(result['memory'][name]),
-            '' if apart is None else
-            f'{result["largest_difference"][name]}; {100 * result["differing"][name]:.2g} %; '
-            f'{apart:.1f} dB',
+            difference(result, name),
             f'{result["psnr"][name]:.3f}' if name in result['psnr'] else '',
         ))  # fmt: skip
     if result['psnr']:
@@ -67,27 +64,38 @@ def print_inference(result: dict) -> None:
     print(result['machine'])
 
 
+def difference(result: dict, name: str) -> str:
+    """From the plain loop; '' where it is not compared."""
+    if name not in result['difference_psnr']:
+        return ''
+    apart = result['difference_psnr'][name]
+    if apart is None:
+        return 'none'
+    share = 100 * result['differing'][name]
+    return f'{result["largest_difference"][name]}; {share:.3g} %; {apart:.1f} dB'
+
+
 def print_profiles(result: dict, what: str) -> None:
     """Which operations take the time in each way."""
     profiles = result['profiles']
     names = dict.fromkeys(name for found in profiles.values() for name in list(found)[:_OPERATIONS])
     rows = [
-        (name, *(f'{1e3 * found.get(name, 0):.0f}' for found in profiles.values()))
+        (name, *(f'{1e3 * found.get(name, 0):.1f}' for found in profiles.values()))
         for name in names
     ]
     rest = (sum(value for name, value in found.items() if name not in names)
             for found in profiles.values())  # fmt: skip
-    rows.append(('all others', *(f'{1e3 * value:.0f}' for value in rest)))
+    rows.append(('all others', *(f'{1e3 * value:.1f}' for value in rest)))
     print(f'Milliseconds {what} by operation, in one more run, under the profiler:')
     print_table(('', *profiles), rows)
 
 
 def print_limits(limits: dict[str, float]) -> None:
     said = [
-        f'copies {value / 1e9:.1f} GB/s' if name == 'copy' else f'{name} {value / 1e9:.0f} G/s'
+        f'copies {value / 1e9:.1f} GB/s' if name == 'copy' else f'{name} {value / 1e9:.0f} GOP/s'
         for name, value in limits.items()
     ]
-    print(f'Limits measured in the same run, operations and bytes: {", ".join(said)}.')
+    print(f'Limits measured in the same run: {", ".join(said)}.')
 
 
 def print_growth(result: dict) -> None:

@@ -67,7 +67,7 @@ class Training:
     def step(self, batch: dict | None = None) -> None:
         log = self.model.train_step(batch or self.batch, self.optimisers)
         for value in log.values():
-            float(value)  # as MMEngine does for its log
+            value.item()  # as MMEngine does for its log
 
 
 def choose(config: str, options: argparse.Namespace, dtype: str) -> None:

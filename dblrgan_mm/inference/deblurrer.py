@@ -15,6 +15,7 @@ import torch
 
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference.checkpoint import Generator, load_generator, sha256
+from dblrgan_mm.inference.int8 import capabilities
 from dblrgan_mm.inference.strip_network import StripDBLRNet
 
 logger = logging.getLogger('dblrgan_mm')
@@ -80,6 +81,8 @@ class Deblurrer:
         self.meta: dict[str, Any] = {}
         self.identity = ''
         self._compile = compile
+        if getattr(network, 'int8', False) and (compile or self.device.type != 'cpu'):
+            raise UserError('int8 runs on a CPU, uncompiled; give device cpu, without compile')
         if self.device.type == 'cpu':
             _keep_freed_memory()
 
@@ -106,8 +109,8 @@ class Deblurrer:
             compile: see :class:`Deblurrer`.
 
         Raises:
-            UserError: for a file that is no such checkpoint, an unknown device or dtype, or a
-                device that is not there.
+            UserError: for a file that is no such checkpoint, an unknown device or dtype, a device
+                that is not there or has not that dtype, or a network that loses too much in int8.
         """
         place = find_device(device)
         dtype = str(dtype).removeprefix('torch.')
@@ -141,10 +144,9 @@ class Deblurrer:
         compile: bool = False,
     ) -> 'Deblurrer':
         """Use a generator that is loaded already; arguments as above."""
-        if dtype == torch.int8 and (compile or torch.device(device).type != 'cpu'):
-            raise UserError('int8 runs on a CPU, uncompiled; give device cpu, without compile')
         network = StripDBLRNet(generator.state_dict, generator.architecture, dtype)
-        deblurrer = cls(network.to(device), device, tile, compile)
+        deblurrer = cls(network, device, tile, compile)
+        network.to(device)
         deblurrer.meta = generator.meta
         return deblurrer
 
@@ -362,9 +364,8 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
             torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) else torch.float32
         )
     if device.type == 'cpu':
-        # public from torch 2.10 on
-        capabilities = getattr(torch.cpu, 'get_capabilities', dict)()
-        capable = capabilities.get('avx512_bf16') or capabilities.get('amx_bf16')
+        able = capabilities()
+        capable = able.get('avx512_bf16') or able.get('amx_bf16')
         if capable and _seconds(torch.bfloat16) < 0.7 * _seconds(torch.float32):
             return torch.bfloat16
     return torch.float32

@@ -1,5 +1,7 @@
 """3x3 convolutions for a CPU in 8-bit integers, and the image that sets their scales."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 import torch
@@ -10,9 +12,9 @@ class Int8Conv(nn.Module):
     """3x3 convolution of maps of 8-bit integers.
 
     A map stands as ``(value - zero) * step``, a weight as a multiple of its output map's own step;
-    products are added up exactly. Values out of the range are clipped to it. As in Jacob et al.,
+    products are added up exactly. Values out of the range are clipped to it. Jacob et al.,
     "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
-    CVPR 2018, but that what is added up over blocks stays in float32: ours.
+    CVPR 2018.
 
     Args:
         weight: (c_out, c_in, 3, 3), float32.
@@ -38,9 +40,8 @@ class Int8Conv(nn.Module):
         self.zero = round(-low / self.step)
         steps = weight.abs().amax((1, 2, 3)).clamp_min(1e-12) / 127
         integers = (weight / steps.view(-1, 1, 1, 1)).round().to(torch.int8)
-        self.register_buffer('bias', bias)
-        self.register_buffer('steps', steps)
-        self.register_buffer('zeros', torch.zeros(len(bias), dtype=torch.int32))
+        self.bias, self.steps = bias, steps
+        self.zeros = torch.zeros(len(bias), dtype=torch.int32)
         # in a layout of oneDNN's
         self.packed = torch.ops.onednn.qconv_prepack(
             integers, steps, self.step, self.zero, [1, 1], [0, 1], [1, 1], 1, None
@@ -73,7 +74,7 @@ class Int8Conv(nn.Module):
 
     def _convolve(self, x: torch.Tensor, step: float | None, after: str) -> torch.Tensor:
         """In float32, or integers of a step."""
-        return torch.ops.onednn.qconv2d_pointwise(
+        return torch.ops.onednn.qconv_pointwise(
             x if x.dtype == torch.uint8 else self.quantized(x),
             self.step, self.zero, self.packed, self.steps, self.zeros, self.bias,
             [1, 1], [0, 1], [1, 1], 1,
@@ -82,12 +83,19 @@ class Int8Conv(nn.Module):
 
 
 def has_int8() -> bool:
-    """Whether the CPU has VNNI, and torch (2.10 or later) says so.
+    """Whether torch has these operators, and the CPU VNNI.
 
     Without it oneDNN would add up products in 16 bits, and silently clip them.
     """
-    capabilities = getattr(torch.cpu, 'get_capabilities', dict)()
-    return bool(capabilities.get('avx512_vnni') or capabilities.get('avx_vnni'))
+    able = capabilities()
+    vnni = able.get('avx512_vnni') or able.get('avx_vnni')
+    operators = ('qconv_prepack', 'qconv_pointwise')
+    return bool(vnni) and all(hasattr(torch.ops.onednn, name) for name in operators)
+
+
+def capabilities() -> dict[str, Any]:
+    """What the CPU can do, as torch from 2.10 on tells; {} before."""
+    return getattr(torch.cpu, 'get_capabilities', dict)()
 
 
 def dead_leaves(size: int = 256) -> np.ndarray:

@@ -39,11 +39,12 @@ class StripDBLRNet(nn.Module):
     Args:
         state_dict: a ``DBLRNet``'s.
         architecture: that network's arguments: num_frames, color, residual.
-        dtype: of the convolutions; frames, luma and the result are float32. int8 needs a CPU that
-            multiplies such.
+        dtype: of the convolutions; frames, luma and the result are float32. int8 needs a CPU with
+            VNNI.
 
     Raises:
-        UserError: the CPU has no int8, or the network loses too much in it.
+        UserError: in int8: the CPU has no VNNI, or the network loses too much or gives no finite
+            numbers.
 
     Example:
         >>> net = DBLRNet().eval()
@@ -64,6 +65,7 @@ class StripDBLRNet(nn.Module):
         self.color = architecture['color']
         self.residual = architecture['residual']
         self.dtype = torch.float32 if dtype == torch.int8 else dtype
+        products = dtype == torch.float32
 
         def conv(name: str, norm: str | None = None) -> _Conv:
             weight, bias = state_dict[f'{name}.weight'], state_dict[f'{name}.bias']
@@ -73,14 +75,14 @@ class StripDBLRNet(nn.Module):
                 weight, bias = fuse_conv_bn_weights(
                     weight.float(), bias.float(), mean, var, 1e-5, scale, shift
                 )
-            return _Conv(weight, bias, self.dtype)
+            return _Conv(weight, bias, self.dtype, products)
 
         frames = self.num_frames
         self.head = nn.ModuleList()
         for name in ('head.0', 'head.2'):
             weight, bias = state_dict[f'{name}.weight'], state_dict[f'{name}.bias']
             frames = frames - weight.shape[2] + 1
-            self.head.append(_Conv(*over_time(weight, bias, frames), self.dtype))
+            self.head.append(_Conv(*over_time(weight, bias, frames), self.dtype, products))
         blocks = 1 + max(
             (int(key.split('.')[1]) for key in state_dict if key.startswith('body.')), default=-1
         )
@@ -115,6 +117,12 @@ class StripDBLRNet(nn.Module):
         expected = self(window)
         for hook in hooks:
             hook.remove()
+        if not expected.isfinite().all():
+            # integers would hide it from now on
+            raise UserError(
+                'the network gives values that are no finite numbers: its weights are damaged, or '
+                'too large; give another checkpoint'
+            )
 
         def integer(layer: _Conv, takes: torch.dtype) -> Int8Conv:
             return Int8Conv(layer.weight, layer.bias, *ranges[layer], takes)
@@ -127,8 +135,8 @@ class StripDBLRNet(nn.Module):
             self.tail[i] = integer(self.tail[i], takes)
         self.int8 = True
         change, error = (
-            255 * (image - expected).square().mean().sqrt().item()
-            for image in (unit_range(image), self(window))
+            255 * (given - expected).square().mean().sqrt().item()
+            for given in (unit_range(image), self(window))
         )
         if not error < max(0.5, _INT8_LOSS * change):
             raise UserError(
@@ -265,7 +273,9 @@ class StripDBLRNet(nn.Module):
 class _Conv(nn.Module):
     """3x3 convolution, of rows that have one above and one below, or zeros."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype) -> None:
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype, products: bool
+    ) -> None:
         super().__init__()
         c_out, self.c_in = weight.shape[:2]
         self.takes = dtype
@@ -274,9 +284,9 @@ class _Conv(nn.Module):
         self.register_buffer('bias', bias.detach().to(dtype, copy=True))
         # on a CPU all but the first layer are faster by matrix products
         self.products: RowWinograd | NarrowConv | None = None
-        if dtype == torch.float32 and min(self.c_in, c_out) >= _WIDE:
+        if products and min(self.c_in, c_out) >= _WIDE:
             self.products = RowWinograd(self.weight, self.bias)
-        elif dtype == torch.float32 and c_out <= 3:
+        elif products and c_out <= 3:
             self.products = NarrowConv(self.weight, self.bias)
 
     def forward(self, x: torch.Tensor, padding: int = 0) -> torch.Tensor:

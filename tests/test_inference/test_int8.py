@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from test_strip_network import VARIANTS, strip_network, trained, windows_of
 from torch.nn import functional as F
 
 from dblrgan_mm.errors import UserError
@@ -71,8 +72,20 @@ class TestNetwork:
         windows = torch.stack([real_clip['blurry'][i : i + 5] for i in range(2)])
         expected = net(windows)
         for tile in (1, 7, 48, 1000):
-            assert torch.equal(net(windows, tile), expected)
-        assert torch.equal(net(windows[1:], 16), expected[1:])
+            torch.testing.assert_close(net(windows, tile), expected, rtol=0, atol=1 / 255)
+        torch.testing.assert_close(net(windows[1:], 16), expected[1:], rtol=0, atol=1 / 255)
+
+    @pytest.mark.parametrize('arguments', VARIANTS, ids=str)
+    @pytest.mark.parametrize('size', [(1, 1), (7, 5), (61, 40)])
+    @torch.inference_mode()
+    def test_architectures_and_sizes(self, real_clip, arguments, size):
+        net = trained(**arguments)
+        windows = windows_of(real_clip, net, *size)
+        expected = net(windows)
+        rounded = strip_network(net, torch.int8)
+        for tile in (None, 3, 16):
+            error = rounded(windows, tile) - expected
+            assert error.square().mean().sqrt() < 0.1 * max(expected.std(), 0.2)
 
     def test_one_that_loses_too_much(self, generator):
         # a map of the stream is 10000 times as large as all others, and means nothing
@@ -82,6 +95,11 @@ class TestNetwork:
                     'body.5.conv1', 'tail.0'):  # fmt: skip
             state[f'{key}.weight'][:, 0] = 0
         with pytest.raises(UserError, match=r'in int8 this network errs by .* of 255'):
+            StripDBLRNet(state, generator.architecture, torch.int8)
+
+    def test_weights_that_are_no_numbers(self, generator):
+        state = dict(generator.state_dict, **{'head.2.bias': torch.full((16,), torch.nan)})
+        with pytest.raises(UserError, match='no finite numbers: its weights are damaged'):
             StripDBLRNet(state, generator.architecture, torch.int8)
 
 

@@ -149,7 +149,9 @@ class TestRefused:
         with pytest.raises(UserError, match='this onnxruntime cannot run on mps'):
             OnnxDBLRNet(exported(passing_on()), torch.device('mps'))
 
-    @pytest.mark.parametrize('arguments', [dict(dtype='bfloat16'), dict(compile=True)])
+    @pytest.mark.parametrize(
+        'arguments', [dict(dtype='bfloat16'), dict(dtype='int8'), dict(compile=True)]
+    )
     def test_what_an_onnx_file_does_not_do(self, tmp_path, arguments):
         with pytest.raises(UserError, match='runs in float32, uncompiled'):
             Deblurrer.from_checkpoint(tmp_path / 'net.onnx', device='cpu', **arguments)

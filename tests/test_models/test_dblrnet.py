@@ -149,13 +149,18 @@ class TestErrors:
             DBLRNet(**arguments)
 
 
-def test_maps_stay_channels_last():
-    """What torch's convolutions are fast with; one layer that breaks it slows all behind it."""
+def test_maps_and_their_gradients_stay_channels_last():
+    """What torch's convolutions are fast with; one layer that breaks it slows those about it."""
     net = DBLRNet(mid_channels=8, num_blocks=2)
     seen = []
+
+    def watch(module, inputs, maps):
+        seen.append(maps)
+        maps.register_hook(seen.append)
+
     for module in (*net.body.modules(), *net.tail.modules()):
         if isinstance(module, torch.nn.Conv2d):
-            module.register_forward_hook(lambda *args: seen.append(args[2]))
-    net(torch.rand(1, 5, 3, 16, 24))
-    assert len(seen) == 2 * 2 + 3
+            module.register_forward_hook(watch)
+    net(torch.rand(1, 5, 3, 16, 24)).square().sum().backward()
+    assert len(seen) == 2 * (2 * 2 + 3)
     assert all(maps.is_contiguous(memory_format=torch.channels_last) for maps in seen)

@@ -69,3 +69,30 @@ class TestErrors:
     def test_no_frame(self):
         with pytest.raises(ValueError, match='at least one frame'):
             FrameSequenceDiscriminator(0)
+
+
+@pytest.mark.parametrize('mode', ['train', 'eval'])
+def test_maps_and_their_gradients_stay_channels_last(mode):
+    net = FrameSequenceDiscriminator(5, **TINY).train(mode == 'train')
+    seen = []
+
+    def watch(module, inputs, maps):
+        seen.append(maps)
+        if maps.requires_grad:
+            maps.register_hook(seen.append)
+
+    # all but the last, whose maps are averaged
+    relus = [m for m in (*net.frame_features, *net.features.modules()) if isinstance(m, nn.ReLU)]
+    for module in relus[:-1]:
+        module.register_forward_hook(watch)
+    clips = torch.rand(2, 5, 3, 16, 24, requires_grad=True)
+    net(list(clips.split([2, 1, 2], dim=1))).sum().backward()
+    assert len(seen) == 2 * (3 if mode == 'train' else 3 * 2 + 1)
+    assert all(maps.stride(1) == 1 for maps in seen)
+
+
+def test_frames_of_a_clip_stay_in_order():
+    net = FrameSequenceDiscriminator(3, **TINY)
+    maps = torch.rand(2 * 3, 8, 4, 6)
+    expected = maps.unflatten(0, (2, 3)).flatten(1, 2)
+    assert torch.equal(net._side_by_side(maps, 2), expected)

@@ -121,7 +121,8 @@ def test_inference(run, sample_root):
         by_operation = figures['profiles'][name]
         assert any('conv' in operation for operation in by_operation)
         middle = statistics.median(figures['seconds'][name])
-        assert 0.3 < sum(by_operation.values()) / middle < 5
+        assert 0.3 < sum(by_operation.values()) / middle < 3
+    assert 'all others' in figures['printed']
     assert set(figures['ceilings']) >= {'float32', 'copy'}
     assert all(f'│ {name} ' in figures['printed'] for name in figures['seconds'])
 

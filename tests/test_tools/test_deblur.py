@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dblrgan_mm.inference import Deblurrer
+from dblrgan_mm.inference.int8 import has_int8
 
 
 @pytest.fixture(autouse=True)
@@ -41,13 +42,14 @@ def video(tmp_path, folder, call_tool):
 
 
 class TestOneClip:
-    def test_folder(self, call_tool, folder, tmp_path):
-        result = call_tool('deblur', folder, tmp_path / 'out', '--dtype', 'float32')
+    @pytest.mark.parametrize('dtype', ['float32', *['int8'] * has_int8()])
+    def test_folder(self, call_tool, folder, tmp_path, dtype):
+        result = call_tool('deblur', folder, tmp_path / 'out', '--dtype', dtype)
         assert (result.code, result.out) == (0, f'{tmp_path / "out"}: 5 frames restored\n')
         assert 'weights of the package: trained on ' in result.err
         restored = frames_of(tmp_path / 'out')
         given = frames_of(folder)
-        expected = Deblurrer.from_checkpoint(device='cpu', dtype='float32')(given)
+        expected = Deblurrer.from_checkpoint(device='cpu', dtype=dtype)(given)
         for a, b, blurry in zip(restored, expected, given, strict=True):
             assert np.array_equal(a, b)
             assert not np.array_equal(a, blurry)
