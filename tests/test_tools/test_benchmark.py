@@ -105,7 +105,7 @@ def test_inference(run, sample_root):
     assert figures['largest_difference']['Deblurrer, float32'] <= 1
     assert figures['differing']['Deblurrer, float32'] < 0.01
     assert figures['difference_psnr']['plain loop, float32'] is None
-    assert figures['difference_psnr']['Deblurrer, float32'] > 70
+    assert (figures['difference_psnr']['Deblurrer, float32'] or 100) > 70  # None: equal
     if has_int8():
         assert 50 < figures['difference_psnr']['Deblurrer, int8'] < 70
     psnr = figures['psnr']
