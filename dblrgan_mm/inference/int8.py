@@ -61,11 +61,10 @@ class Int8Conv(nn.Module):
         """Write the rows in between those of x to a place in the input of the following layer,
         after an addition, or else ReLU."""
         if plus is not None:
-            torch.add(self._convolve(x, None, 'none'), plus, out=place)
-        elif place.dtype == torch.uint8:
-            place.copy_(self._convolve(x, following.step, 'relu'))
+            torch.add(self(x), plus, out=place)
         else:
-            place.copy_(self._convolve(x, None, 'relu'))
+            step = following.step if place.dtype == torch.uint8 else None
+            place.copy_(self._convolve(x, step, 'relu'))
 
     def quantized(self, maps: torch.Tensor) -> torch.Tensor:
         """Of float32 the integers that this layer computes with."""

@@ -168,13 +168,14 @@ class TestPackageWeights:
         gains = [psnr(r, s) - psnr(b, s) for r, b, s in zip(restored, clip, sharp, strict=True)]
         assert np.mean(gains) > 0.3
 
-    def test_precision_costs_nothing_to_see(self, clip, sharp):
+    @pytest.mark.parametrize('name', sorted(released()))
+    def test_precision_costs_nothing_to_see(self, clip, sharp, name):
         scores = {
             dtype: np.mean(
                 [
                     psnr(r, s)
                     for r, s in zip(
-                        Deblurrer.from_checkpoint(device='cpu', dtype=dtype)(clip),
+                        Deblurrer.from_checkpoint(name, device='cpu', dtype=dtype)(clip),
                         sharp,
                         strict=True,
                     )
@@ -362,6 +363,7 @@ class TestDevice:
         with pytest.raises(UserError, match=r"dtype must be auto, .*; got 'int4'"):
             Deblurrer.from_checkpoint(device='cpu', dtype='int4')
 
+    @pytest.mark.skipif(not has_int8(), reason='needs a CPU with VNNI, or is refused for that')
     @pytest.mark.parametrize('arguments', [dict(compile=True), dict(device='cuda')])
     def test_int8_elsewhere(self, monkeypatch, arguments):
         monkeypatch.setattr(module, 'find_device', torch.device)
