@@ -1,14 +1,19 @@
 """The video-clip data set and its transforms, registered in MMagic's registries."""
 
+from dblrgan_mm.datasets.degradations import CameraNoise, RandomClipCompression
+from dblrgan_mm.datasets.picked_crops import PickedCropsDataset
 from dblrgan_mm.datasets.resumable import ResumableSampler
 from dblrgan_mm.datasets.transforms import ClipRandomCrop, LoadClipFrames
 from dblrgan_mm.datasets.video_clip_dataset import VideoClipDataset
 from dblrgan_mm.errors import DatasetError
 
 __all__ = [
+    'CameraNoise',
     'ClipRandomCrop',
     'DatasetError',
     'LoadClipFrames',
+    'PickedCropsDataset',
+    'RandomClipCompression',
     'ResumableSampler',
     'VideoClipDataset',
 ]

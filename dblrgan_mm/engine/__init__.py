@@ -12,6 +12,7 @@ from dblrgan_mm.engine.hooks import (
     TrainingCurvesHook,
 )
 from dblrgan_mm.engine.loops import ResumableTrainLoop
+from dblrgan_mm.engine.muon import ConvMuon
 from dblrgan_mm.engine.optim_wrappers import GuardedAmpOptimWrapper, GuardedOptimWrapper
 from dblrgan_mm.engine.visualizer import DeblurVisualizer
 
@@ -19,6 +20,7 @@ __all__ = [
     'CheckpointMatchHook',
     'ClipVisualizationHook',
     'CompileGeneratorHook',
+    'ConvMuon',
     'DeblurVisualizer',
     'GuardedAmpOptimWrapper',
     'GuardedOptimWrapper',

@@ -16,6 +16,7 @@ from dblrgan_mm.models.color import rgb_to_luma
 from dblrgan_mm.models.dblrnet import DBLRNet
 from dblrgan_mm.models.discriminator import FrameSequenceDiscriminator
 from dblrgan_mm.models.losses import AdversarialLoss, ContentLoss
+from dblrgan_mm.models.multiscale_dblrnet import MultiScaleDBLRNet
 
 __all__ = [
     'DBLRGAN',
@@ -24,6 +25,7 @@ __all__ = [
     'DBLRNet',
     'ForeachExponentialMovingAverage',
     'FrameSequenceDiscriminator',
+    'MultiScaleDBLRNet',
     'rgb_to_luma',
 ]
 

@@ -1,0 +1,22 @@
+# The package's dblrnet_ms, first part: a constant learning rate, for as long as there is time.
+# configs/release/dblrnet_ms_decay.py ends it.
+_base_ = [
+    '../_base_/default_runtime.py',
+    '../_base_/models/dblrnet_ms.py',
+    '../_base_/datasets/varied.py',
+]
+
+train_cfg = dict(type='ResumableTrainLoop', max_iters=1_000_000, val_interval=10_000)
+val_cfg = dict(type='MultiValLoop')
+test_cfg = dict(type='MultiTestLoop')
+
+optim_wrapper = dict(type='GuardedOptimWrapper', optimizer=dict(type='ConvMuon', lr=2e-3))
+param_scheduler = dict(type='LinearLR', by_epoch=False, start_factor=0.01, begin=0, end=200)
+
+default_hooks = dict(
+    logger=dict(interval=100),
+    checkpoint=dict(interval=1000, max_keep_ckpts=2),
+    average=dict(type='EMAHook', ema_type='ForeachExponentialMovingAverage', momentum=1e-3),
+)
+randomness = dict(seed=0)
+val_evaluator = [dict(type='PSNR'), dict(type='InputMetric', metric=dict(type='PSNR'))]

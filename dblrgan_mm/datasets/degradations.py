@@ -1,0 +1,130 @@
+"""What a camera does to a blurry frame after the exposure: noise, and video compression.
+
+For single pictures there is MMagic's ``RandomJPEGCompression``.
+"""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+
+from dblrgan_mm import compat
+
+compat.apply()
+
+from mmagic.datasets.transforms import RandomVideoCompression
+from mmagic.registry import TRANSFORMS
+from mmcv.transforms import BaseTransform
+
+from dblrgan_mm.clips.motion_blur import decode_light, encode_light
+from dblrgan_mm.clips.videos import EXACT
+
+
+@TRANSFORMS.register_module()
+class CameraNoise(BaseTransform):
+    """Adds shot and read noise to frames, in linear light.
+
+    A sensor counts photons before the camera applies its tone curve, so the noise is added between
+    decoding and encoding the sRGB curve (Rim et al., "Realistic Blur Synthesis for Learning Image
+    Deblurring", ECCV 2022). With x the amount of light in [0, 1], the variance of the noise is
+    ``shot ** 2 * x + read ** 2``. Both are drawn once per window.
+
+    Args:
+        keys: names of the frames, arrays (h, w, 3) or lists of them, uint8.
+        shot: range of the shot noise's standard deviation at full light.
+        read: range of the read noise's standard deviation.
+        prob: share of the windows that get noise.
+
+    Raises:
+        ValueError: for a range that is not ``0 <= low <= high``, or a share outside of [0, 1].
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str] = ('img',),
+        shot: tuple[float, float] = (0.0, 0.02),
+        read: tuple[float, float] = (0.0, 0.004),
+        prob: float = 0.5,
+    ) -> None:
+        for name, (low, high) in dict(shot=shot, read=read).items():
+            if not 0 <= low <= high:
+                raise ValueError(f'{name} must be a range 0 <= low <= high, got ({low}, {high})')
+        if not 0 <= prob <= 1:
+            raise ValueError(f'prob must be in [0, 1], got {prob}')
+        self.keys, self.shot, self.read, self.prob = tuple(keys), shot, read, prob
+
+    def transform(self, results: dict) -> dict:
+        """Add the noise to a window."""
+        if np.random.uniform() >= self.prob:  # noqa: NPY002  (seeded for each sample)
+            return results
+        shot, read = (np.random.uniform(*given) for given in (self.shot, self.read))  # noqa: NPY002
+        rng = np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002  (twice as fast)
+
+        def noisy(frame: np.ndarray) -> np.ndarray:
+            light = decode_light(frame)
+            noise = rng.standard_normal(light.shape, np.float32)
+            return encode_light(light + noise * np.sqrt(shot**2 * light + read**2))
+
+        for key in self.keys:
+            frames = results[key]
+            results[key] = [*map(noisy, frames)] if isinstance(frames, list) else noisy(frames)
+        return results
+
+
+@TRANSFORMS.register_module()
+class RandomClipCompression(RandomVideoCompression):
+    """MMagic's ``RandomVideoCompression`` at a drawn quality, for today's PyAV.
+
+    MMagic's fails with PyAV 10 and later (``pict_type = 'NONE'``). It sets a bit rate, of which
+    the quality depends on the size of the crop and on its motion; this one sets the constant rate
+    factor of H.264, as cameras and players do. Frames stay uint8.
+
+    Args:
+        keys: names of the frames, lists of arrays (h, w, 3), uint8, RGB, with even h and w.
+        crf: range of the constant rate factor; 18 is hard to tell from the source, 28 is coarse.
+        prob: share of the windows that are compressed.
+
+    Raises:
+        ValueError: for a range that is not ``0 <= low <= high <= 51``, a share outside of [0, 1],
+            and frames with odd sides.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str] = ('img',),
+        crf: tuple[int, int] = (12, 24),
+        prob: float = 0.3,
+    ) -> None:
+        low, high = crf
+        if not 0 <= low <= high <= 51:
+            raise ValueError(f'crf must be a range 0 <= low <= high <= 51, got ({low}, {high})')
+        if not 0 <= prob <= 1:
+            raise ValueError(f'prob must be in [0, 1], got {prob}')
+        super().__init__(params=dict(crf=crf, prob=prob), keys=list(keys))
+
+    def _apply_random_compression(self, imgs: list[np.ndarray]) -> list[np.ndarray]:
+        import av
+
+        height, width = imgs[0].shape[:2]
+        if height % 2 or width % 2:
+            raise ValueError(f'H.264 takes even sides, the frames have {width}x{height} pixels')
+        low, high = self.params['crf']
+        crf = int(np.random.randint(low, high + 1))  # noqa: NPY002  (seeded for each sample)
+        buffer = io.BytesIO()
+        with av.open(buffer, 'w', 'matroska') as container:
+            stream = container.add_stream('libx264', rate=25)
+            stream.width, stream.height, stream.pix_fmt = width, height, 'yuv420p'
+            stream.options = dict(crf=str(crf), preset='veryfast', bf='0')
+            stream.codec_context.thread_count = 1  # the same result on every machine
+            for frame in imgs:
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format='rgb24')
+                frame = frame.reformat(format='yuv420p', interpolation=EXACT)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        buffer.seek(0)
+        with av.open(buffer) as container:
+            container.streams.video[0].thread_type = 'NONE'
+            return [
+                frame.to_ndarray(format='rgb24', interpolation=EXACT)
+                for frame in container.decode(video=0)
+            ]
