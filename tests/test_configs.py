@@ -15,10 +15,10 @@ from dblrgan_mm.clips.layouts import LAYOUTS
 FOLDER = Path(__file__).parent.parent / 'configs'
 CONFIGS = sorted(FOLDER.glob('*.py'))
 NAMES = [path.stem for path in CONFIGS]
-# for comparisons: baselines, small networks, ablations
+# for comparisons and for the weights of the package
 COMPARED = [
     str(path.relative_to(FOLDER))
-    for folder in ('baselines', 'small', 'ablations')
+    for folder in ('baselines', 'small', 'ablations', 'release')
     for path in sorted((FOLDER / folder).glob('*.py'))
 ]
 
@@ -152,11 +152,13 @@ def test_of_a_comparison(name, sample_root):
     if cfg.get('train_cfg') is not None:
         ends = [s.get('end', s.get('T_max')) for s in _schedulers(cfg) if 'Cosine' in s.type]
         assert ends in ([], [cfg.train_cfg.max_iters])
-        crop = next(t for t in cfg.train_dataloader.dataset.pipeline if t.type == 'ClipRandomCrop')
+        clips = cfg.train_dataloader.dataset
+        clips = clips.get('dataset', clips)  # crops may be picked among those of another data set
+        crop = next(t for t in clips.pipeline if t.type == 'ClipRandomCrop')
         crop.gt_patch_size = 64
-        cfg.train_dataloader.dataset.update(data, split='train')
-        if cfg.train_dataloader.dataset.num_frames == 15:
-            cfg.train_dataloader.dataset.num_frames = 5  # they are short, too
+        clips.update(data, split='train')
+        if clips.num_frames == 15:
+            clips.num_frames = 5  # they are short, too
         item = DATASETS.build(cfg.train_dataloader.dataset)[0]
         sharp = item['data_samples'].gt_img
         assert item['inputs'].shape[-2:] == sharp.shape[-2:] == (64, 64)

@@ -36,7 +36,8 @@ class CameraNoise(BaseTransform):
         prob: share of the windows that get noise.
 
     Raises:
-        ValueError: for a range that is not ``0 <= low <= high``, or a share outside of [0, 1].
+        ValueError: for a range that is not ``0 <= low <= high``, a share outside of [0, 1], and
+            windows without sharp frames.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class CameraNoise(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Add the noise to a window."""
+        require_sharp(results)
         if np.random.uniform() >= self.prob:  # noqa: NPY002  (seeded for each sample)
             return results
         shot, read = (np.random.uniform(*given) for given in (self.shot, self.read))  # noqa: NPY002
@@ -86,7 +88,7 @@ class RandomClipCompression(RandomVideoCompression):
 
     Raises:
         ValueError: for a range that is not ``0 <= low <= high <= 51``, a share outside of [0, 1],
-            and frames with odd sides.
+            frames with odd sides, and windows without sharp frames.
     """
 
     def __init__(
@@ -101,6 +103,10 @@ class RandomClipCompression(RandomVideoCompression):
         if not 0 <= prob <= 1:
             raise ValueError(f'prob must be in [0, 1], got {prob}')
         super().__init__(params=dict(crf=crf, prob=prob), keys=list(keys))
+
+    def __call__(self, results: dict) -> dict:
+        require_sharp(results)
+        return super().__call__(results)
 
     def _apply_random_compression(self, imgs: list[np.ndarray]) -> list[np.ndarray]:
         import av
@@ -128,3 +134,12 @@ class RandomClipCompression(RandomVideoCompression):
                 frame.to_ndarray(format='rgb24', interpolation=EXACT)
                 for frame in container.decode(video=0)
             ]
+
+
+def require_sharp(results: dict) -> None:
+    """Raise a ValueError unless a window has the sharp frames that a degraded one is held to."""
+    if 'gt' not in results:
+        raise ValueError(
+            'degradations are for training on pairs, and this window has no sharp frames: load '
+            "them before with LoadClipFrames(key='gt'), or leave the degradations out"
+        )

@@ -38,7 +38,7 @@ class TestCameraNoise:
             assert psnr(seeded(CameraNoise(prob=1), frames, seed)[0], frames[0]) > 30
 
     def test_single_image(self, frames):
-        results = CameraNoise(prob=1)(dict(img=frames[0]))
+        results = CameraNoise(prob=1)(dict(img=frames[0], gt=frames[0]))
         assert results['img'].shape == frames[0].shape
 
 
@@ -59,7 +59,7 @@ class TestRandomClipCompression:
 
     def test_odd_sides(self, frames):
         with pytest.raises(ValueError, match='takes even sides, the frames have 253x144 pixels'):
-            RandomClipCompression(prob=1)(dict(img=[frame[:, :-1] for frame in frames]))
+            seeded(RandomClipCompression(prob=1), [frame[:, :-1] for frame in frames])
 
 
 @pytest.mark.parametrize('kind', [CameraNoise, RandomClipCompression])
@@ -78,6 +78,10 @@ class TestBoth:
         np.testing.assert_array_equal(seeded(transform, frames, 5), seeded(transform, frames, 5))
         results = transform(dict(img=list(frames), gt=list(frames)))
         np.testing.assert_array_equal(results['gt'], frames)
+
+    def test_no_sharp_frames(self, kind, frames):
+        with pytest.raises(ValueError, match='this window has no sharp frames'):
+            kind()(dict(img=frames))
 
     def test_share_outside(self, kind):
         with pytest.raises(ValueError, match=r'prob must be in \[0, 1\], got 2'):
