@@ -4,7 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORK_DIR := work_dirs/dblrgan_sample
 
-.PHONY: env train test fuzz lint lock clean
+# of make gpu; docs/gpu.md
+CONFIG ?= configs/gpu/dblrnet_ms.py
+MINUTES ?= 20
+DRY_MINUTES ?= 10
+DRY_SKIP ?=
+CALL_MINUTES ?= 9.5
+WORK ?= work_dirs/gpu
+OUT ?= $(WORK)/out
+CARRY ?= carry
+DATA ?=
+WHEELS ?=
+
+.PHONY: env train test fuzz lint lock clean gpu gpu-dry gpu-pack
 
 env: $(VENV)/.ready
 
@@ -38,6 +50,23 @@ lock: env
 	$(BIN)/uv pip compile requirements/dev.txt --universal --python-version 3.10 --upgrade \
 		--override requirements/overrides.txt --no-header --no-annotate --no-emit-index-url \
 		--output-file requirements/lock.txt
+
+# tests, a training and benchmarks on a machine with a GPU, by the Python and the torch there
+gpu:
+	$(PYTHON) tools/gpu/run.py --config $(CONFIG) --minutes $(MINUTES) \
+		--call-minutes $(CALL_MINUTES) --work $(WORK) --out $(OUT) \
+		$(if $(DATA),--data $(DATA)) $(if $(WHEELS),--wheels $(WHEELS))
+
+# the same on the CPU with a tiny network
+gpu-dry: env
+	rm -rf $(WORK)-dry
+	$(BIN)/python tools/gpu/run.py --device cpu --config $(CONFIG) --minutes $(DRY_MINUTES) \
+		--call-minutes $(DRY_MINUTES) --work $(WORK)-dry \
+		$(if $(DRY_SKIP),--skip $(DRY_SKIP))
+
+# what make gpu needs there: packages and, with DATA, clips at 240 rows
+gpu-pack: env
+	$(BIN)/python tools/gpu/pack.py $(CARRY) $(if $(DATA),--data $(DATA))
 
 clean:
 	rm -rf $(VENV) $(WORK_DIR)

@@ -115,6 +115,7 @@ def load_config(args: argparse.Namespace) -> Any:
         cfg.data_root = args.data_root  # for the log
         for part in ('train', 'val', 'test'):
             _set_data_root(cfg.get(f'{part}_dataloader'), args.data_root)
+        _set_data_root(cfg.get('model'), args.data_root)  # clips that are kept on the device
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -152,7 +153,7 @@ def require_config(path: str) -> None:
 
 
 def _set_data_root(part: Any, data_root: str) -> None:
-    """Set data_root in a data loader's config, also where data sets wrap each other."""
+    """Set data_root in a part of the config, also where data sets wrap each other."""
     if isinstance(part, dict):
         if 'data_root' in part:
             part['data_root'] = data_root

@@ -1,5 +1,6 @@
 """The video-clip data set and its transforms, registered in MMagic's registries."""
 
+from dblrgan_mm.datasets.clip_places import ClipPlacesDataset
 from dblrgan_mm.datasets.degradations import CameraNoise, RandomClipCompression
 from dblrgan_mm.datasets.picked_crops import PickedCropsDataset
 from dblrgan_mm.datasets.resumable import ResumableSampler
@@ -9,6 +10,7 @@ from dblrgan_mm.errors import DatasetError
 
 __all__ = [
     'CameraNoise',
+    'ClipPlacesDataset',
     'ClipRandomCrop',
     'DatasetError',
     'LoadClipFrames',

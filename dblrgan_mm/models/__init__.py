@@ -30,10 +30,12 @@ __all__ = [
 ]
 
 if MODELS._imported:  # somebody has looked something up before: nothing left to wait for
-    from dblrgan_mm.models import baselines  # noqa: F401
+    from dblrgan_mm.models import baselines, clips_on_device  # noqa: F401
     from dblrgan_mm.models.dblrgan import DBLRGAN
 else:
-    MODELS._locations.extend(['dblrgan_mm.models.dblrgan', 'dblrgan_mm.models.baselines'])
+    MODELS._locations.extend(
+        f'dblrgan_mm.models.{name}' for name in ('dblrgan', 'baselines', 'clips_on_device')
+    )
 
 
 def __getattr__(name: str):

@@ -1,0 +1,29 @@
+# Training crops are cut on the device, from a clip store that is kept there whole. Crops are picked
+# where the blur is. Validation reads the same store, frame by frame.
+_base_ = ['./gopro.py']
+
+data_root = 'data/clip_store'
+crop_size = 192
+
+# a config adds it to its model
+data_preprocessor = dict(
+    type='ClipsOnDevicePreprocessor', data_root=data_root, split='train', num_frames=5
+)
+train_dataloader = dict(
+    num_workers=4,
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(
+        _delete_=True,
+        type='ClipPlacesDataset',
+        layout='gopro',
+        data_root=data_root,
+        split='train',
+        crop_size=crop_size,
+        candidates=8,
+        num_frames=5,
+    ),
+)
+val_dataloader = dict(dataset=dict(data_root=data_root))
+test_dataloader = val_dataloader
+# a validation takes longer than a hundred steps: few frames, the quick score alone
+val_evaluator = [dict(type='PSNR')]

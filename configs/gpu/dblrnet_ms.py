@@ -1,0 +1,11 @@
+# MultiScaleDBLRNet within minutes on one GPU; what `make gpu` trains.
+_base_ = [
+    '../_base_/gpu_runtime.py',
+    '../_base_/models/dblrnet_ms.py',
+    '../_base_/datasets/clips_on_device.py',
+    '../_base_/schedules/gpu.py',
+]
+
+model = dict(data_preprocessor=_base_.data_preprocessor)
+train_dataloader = dict(batch_size=64)
+optim_wrapper = dict(type='GuardedOptimWrapper', optimizer=dict(type='ConvMuon', lr=3e-3))

@@ -1,0 +1,104 @@
+"""Places of training crops, for clips that are kept on the device."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from dblrgan_mm import compat
+
+compat.apply()
+
+from mmagic.registry import DATASETS
+
+from dblrgan_mm.clips.device_clips import PLACE, stored_shapes
+from dblrgan_mm.errors import DatasetError
+
+
+@DATASETS.register_module()
+class ClipPlacesDataset(Dataset):
+    """Says where crops are, and leaves it to ``ClipsOnDevicePreprocessor`` to cut them. Ours.
+
+    An item has ``places``, candidates (k, 6) as described in ``dblrgan_mm.clips.device_clips``,
+    int64, ``noise`` (k,), float32, and ``crop_size``. The first candidate is in the window that is
+    asked for, the others are in windows that are drawn at random; all frames of a window lie within
+    its clip. Crop, mirroring, transposition and direction of time are drawn, too.
+    Batches are joined by ``collate_fn=dict(type='default_collate')``.
+
+    Args:
+        data_root: a clip store.
+        split: its part.
+        crop_size: rows and columns of a crop.
+        candidates: places to choose from; 1 keeps the window that is asked for.
+        num_frames: frames in a window, odd.
+        layout, layout_args: what the store was made from, as of ``VideoClipDataset``.
+
+    Raises:
+        ValueError: for an argument outside of these.
+        DatasetError: if the folder is no clip store, a clip has no sharp frames, fewer frames than
+            a window, or frames smaller than a crop; names the clip.
+    """
+
+    metainfo = dict(dataset_type='video_clip', task_name='video_deblurring')
+
+    def __init__(
+        self,
+        data_root: str,
+        split: str,
+        crop_size: int,
+        candidates: int = 8,
+        num_frames: int = 5,
+        layout: str = 'gopro',
+        layout_args: dict | None = None,
+    ) -> None:
+        if num_frames < 1 or num_frames % 2 == 0:
+            raise ValueError(
+                f'num_frames must be odd, so that a centre frame exists, got {num_frames}'
+            )
+        if min(candidates, crop_size) < 1:
+            raise ValueError(
+                f'candidates and crop_size must be at least 1, got {candidates} and {crop_size}'
+            )
+        self.crop_size = crop_size
+        self.candidates = candidates
+        reach = num_frames // 2
+        windows = []
+        self.sizes = []  # rows and columns of each clip's frames
+        entries = stored_shapes(Path(data_root), split, layout, layout_args or {})
+        for i, (name, entry) in enumerate(entries.items()):
+            _, length, height, width, _ = entry['shape']
+            where = f'clip {name} of the clip store {data_root}, split {split}'
+            if length < num_frames:
+                raise DatasetError(
+                    f'{where}: {length} frames, a window has {num_frames}. Leave the clip out.'
+                )
+            if min(height, width) < crop_size:
+                raise DatasetError(
+                    f'{where}: its frames of {width}x{height} are smaller than the crop of '
+                    f'{crop_size}x{crop_size}. Set crop_size to at most {min(height, width)}, or '
+                    'leave the clip out.'
+                )
+            self.sizes.append((height, width))
+            windows += [(i, frame) for frame in range(reach, length - reach)]
+        self.windows = np.array(windows)
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        # NumPy's global generator is the one that is seeded for each sample
+        draw = np.random.randint
+        chosen = [index, *draw(len(self), size=self.candidates - 1).tolist()]
+        code, step = draw(8), 2 * draw(2) - 1
+        places = np.empty((self.candidates, len(PLACE)), np.int64)
+        for place, (clip, frame) in zip(places, self.windows[chosen], strict=True):
+            height, width = self.sizes[clip]
+            top, left = draw(height - self.crop_size + 1), draw(width - self.crop_size + 1)
+            place[:] = clip, frame, top, left, code, step
+        noise = np.random.gumbel(size=self.candidates)  # noqa: NPY002
+        return dict(
+            places=torch.from_numpy(places),
+            noise=torch.from_numpy(noise).float(),
+            crop_size=self.crop_size,
+        )

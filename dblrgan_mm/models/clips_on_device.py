@@ -1,0 +1,67 @@
+"""A data preprocessor that cuts training crops on the device."""
+
+from mmagic.models.data_preprocessors import DataPreprocessor
+from mmagic.registry import MODELS
+from mmagic.structures import DataSample
+
+from dblrgan_mm.clips.device_clips import DeviceClips
+
+
+@MODELS.register_module()
+class ClipsOnDevicePreprocessor(DataPreprocessor):
+    """MMagic's ``DataPreprocessor``, with the training clips in the memory of the device. Ours.
+
+    It takes the batches of a ``ClipPlacesDataset``, so that no pixel passes the data loader: on a
+    GPU the usual loader keeps the main process busy for about 1 ms per sample. Other batches,
+    such as those of a validation, are left to MMagic's.
+
+    The clips are loaded with the first batch, by each process for itself. They are no part of the
+    model's state, and no average of a model copies them.
+
+    Args:
+        data_root, split, layout, layout_args: the clip store, as for ``ClipPlacesDataset``, and
+            the same as there. The option ``--data-root`` sets both.
+        num_frames: blurry frames in a window.
+        gt_frames: sharp frames around the centre: 1, or ``num_frames`` for a discriminator that
+            judges clips.
+        **kwargs: as of MMagic's.
+    """
+
+    def __init__(
+        self,
+        data_root: str,
+        split: str,
+        num_frames: int = 5,
+        gt_frames: int = 1,
+        layout: str = 'gopro',
+        layout_args: dict | None = None,
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.num_frames = num_frames
+        self.gt_frames = gt_frames
+        self._source = (data_root, split, layout, layout_args)
+        self._clips: DeviceClips | None = None
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Crops in the range that MMagic's gives, for places; else as MMagic's.
+
+        Returns:
+            ``inputs`` (n, t, 3, h, w), and ``data_samples`` with ``gt_img``, (n, 3, h, w), or
+            (n, t, 3, h, w) where there are several sharp frames.
+        """
+        if 'places' not in data:
+            return super().forward(data, training)
+        if self._clips is None:
+            self._clips = DeviceClips(*self._source, device=self.device)
+        places, noise = (
+            data[name].to(self.device, non_blocking=True) for name in ('places', 'noise')
+        )
+        size = int(data['crop_size'][0])
+        places = self._clips.pick(places, noise, size)
+        blurry, sharp = self._clips.crops(places, size, self.num_frames // 2, self.gt_frames // 2)
+        sharp = self._do_norm(sharp.float())
+        return dict(
+            inputs=self._do_norm(blurry.float()),
+            data_samples=DataSample(gt_img=sharp if self.gt_frames > 1 else sharp[:, 0]),
+        )
