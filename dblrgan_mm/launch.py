@@ -49,7 +49,8 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
         '--launcher',
         choices=['none', *_RANK_VARIABLES],
         default='none',
-        help='job launcher; without a GPU the processes talk by gloo',
+        help='job launcher; without a GPU, or with env_cfg.dist_cfg.backend=gloo, the processes '
+        'talk by gloo',
     )
     # torch.distributed.launch passes it; torchrun sets the environment variable
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -122,6 +123,10 @@ def load_config(args: argparse.Namespace) -> Any:
         cfg.work_dir = os.path.join('work_dirs', Path(args.config).stem)
     _require_writable(cfg.work_dir)
 
+    if cfg.get('randomness', {}).get('deterministic'):
+        # CUDA's matrix products refuse to be deterministic without it
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+
     import torch
 
     if args.amp and not torch.cuda.is_available():
@@ -134,8 +139,11 @@ def load_config(args: argparse.Namespace) -> Any:
         _require_launcher(args.launcher)
         # MMEngine's model wrapper reads it under every launcher
         os.environ.setdefault('LOCAL_RANK', os.environ[_RANK_VARIABLES[args.launcher][2]])
-        if not torch.cuda.is_available():
-            _init_gloo(args.launcher, cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout'))
+        group = cfg.get('env_cfg', {}).get('dist_cfg', {})
+        if not torch.cuda.is_available() or group.get('backend') == 'gloo':
+            _init_gloo(args.launcher, group.get('timeout'))
+            if torch.cuda.is_available():  # processes may share a GPU, which NCCL refuses
+                torch.cuda.set_device(int(os.environ['LOCAL_RANK']) % torch.cuda.device_count())
             # MMEngine would hand the wrapper the number of a GPU
             wrapper = cfg.get('model_wrapper_cfg') or dict(
                 type='MMDistributedDataParallel', broadcast_buffers=False

@@ -122,6 +122,38 @@ class TestRefusals:
         assert 'tools/dist_train.sh' in message
 
 
+class TestEnvironment:
+    def test_matrix_products_that_are_deterministic(self, config, monkeypatch):
+        monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', '')  # to be taken back
+        monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG')
+        load(config)
+        assert 'CUBLAS_WORKSPACE_CONFIG' not in os.environ
+        load(config, '--cfg-options', 'randomness.deterministic=True')
+        assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':4096:8'
+
+    @pytest.mark.parametrize(
+        ('gpu', 'backend', 'by_gloo'),
+        [(False, 'nccl', True), (True, 'nccl', False), (True, 'gloo', True)],
+    )
+    def test_gloo_with_a_gpu_where_the_config_says_so(
+        self, config, monkeypatch, gpu, backend, by_gloo
+    ):
+        started, devices = [], []
+        monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+        monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+        monkeypatch.setattr(torch.cuda, 'set_device', devices.append)
+        monkeypatch.setattr(launch, '_init_gloo', lambda *arguments: started.append(arguments))
+        for name, value in dict(RANK='1', WORLD_SIZE='2', LOCAL_RANK='1').items():
+            monkeypatch.setenv(name, value)
+        cfg = load(
+            config, '--launcher', 'pytorch', '--cfg-options',
+            f'env_cfg.dist_cfg.backend={backend}', 'env_cfg.dist_cfg.timeout=7',
+        )  # fmt: skip
+        assert started == ([('pytorch', 7)] if by_gloo else [])
+        assert devices == ([0] if gpu and by_gloo else [])
+        assert ('model_wrapper_cfg' in cfg) == by_gloo
+
+
 class Touch:
     """A payload: whoever unpickles it creates a file."""
 

@@ -92,7 +92,7 @@ def describe() -> dict[str, Any]:
     taken = memory.bytes()
     with measuring.flop_counter() as counter:
         _training.step()
-    inputs = _training.batch['inputs']
+    inputs = _training.model.data_preprocessor(_training.batch, True)['inputs']
     return dict(
         windows=len(inputs),
         crop=list(inputs[0].shape[-2:]),

@@ -2,13 +2,15 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmagic.registry import HOOKS
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import nn
 
 from dblrgan_mm.engine.visualizer import lost_output_told
 
@@ -52,10 +54,12 @@ class ClipVisualizationHook(Hook):
 
 @HOOKS.register_module()
 class CompileGeneratorHook(Hook):
-    """Compiles the generator where it is, for training and validation.
+    """Compiles the generator where it is, for training.
 
     MMEngine's ``compile`` compiles a whole training step, which for a GAN's two optimisers cannot
-    be done. Names in checkpoints stay as they are.
+    be done. Names in checkpoints stay as they are. In a validation the generator runs uncompiled,
+    since each size of frames would take another compilation. Where it cannot be compiled, the log
+    says why, and the training runs without.
 
     Args:
         **kwargs: arguments of ``torch.compile``.
@@ -63,10 +67,36 @@ class CompileGeneratorHook(Hook):
 
     def __init__(self, **kwargs) -> None:
         self.arguments = kwargs
+        self._call: Callable | None = None  # the compiled generator, and what guards it
 
     def before_train(self, runner: Runner) -> None:
+        generator = self._generator(runner)
+        generator.compile(**self.arguments)  # at the first call
+        compiled = generator._compiled_call_impl
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return compiled(*args, **kwargs)
+            except Exception as error:  # no compiler, or one that torch does not get along with
+                generator._compiled_call_impl = self._call = None
+                runner.logger.warning(
+                    f'The generator cannot be compiled and runs without: {type(error).__name__}: '
+                    f'{" ".join(str(error).split())[:300]}'
+                )
+            return generator(*args, **kwargs)
+
+        self._call = generator._compiled_call_impl = call
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self._generator(runner)._compiled_call_impl = None
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        self._generator(runner)._compiled_call_impl = self._call
+
+    @staticmethod
+    def _generator(runner: Runner) -> nn.Module:
         generator = getattr(runner.model, 'module', runner.model).generator
-        getattr(generator, 'module', generator).compile(**self.arguments)
+        return getattr(generator, 'module', generator)
 
 
 @HOOKS.register_module()

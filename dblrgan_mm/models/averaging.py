@@ -28,8 +28,12 @@ class ForeachExponentialMovingAverage(ExponentialMovingAverage):
         """Take a model's weights into the average; the first time they become the average."""
         if self._known_steps is None:
             self._known_steps = self.steps.item()
-        source = model.state_dict() if self.update_buffers else dict(model.named_parameters())
-        pairs = [(average, source[name]) for name, average in self.avg_parameters.items()]
+        source, target = (
+            net.state_dict() if self.update_buffers else dict(net.named_parameters())
+            # MMEngine's avg_parameters stay where the buffers were before a move to a device
+            for net in (model, self.module)
+        )
+        pairs = [(average, source[name]) for name, average in target.items()]
         if self._known_steps > 0:
             pairs = [pair for pair in pairs if pair[0].is_floating_point()]
         averages = [average.detach() for average, _ in pairs]

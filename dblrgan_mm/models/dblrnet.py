@@ -136,6 +136,8 @@ class DBLRNet(BaseModule):
             )
         frames = rgb_to_luma(x) if self.color == 'luma' else x
         maps = self.head(frames.transpose(1, 2)).squeeze(2)
+        # the first operand of each sum that follows decides about the layout of the result
+        maps = maps.contiguous(memory_format=torch.channels_last)
         out = self.tail(maps + self.body(maps))
 
         centre = x[:, self.num_frames // 2]

@@ -4,10 +4,16 @@ from types import SimpleNamespace
 
 import cv2
 import pytest
+import torch
 from mmagic.structures import DataSample
+from torch import nn
 
 from dblrgan_mm.datasets import VideoClipDataset
-from dblrgan_mm.engine import ClipVisualizationHook, TrainingCurvesHook
+from dblrgan_mm.engine import (
+    ClipVisualizationHook,
+    CompileGeneratorHook,
+    TrainingCurvesHook,
+)
 from dblrgan_mm.engine.hooks import plot_curves, read_scalars
 
 
@@ -124,3 +130,53 @@ class TestTrainingCurves:
     def test_nothing_logged(self, tmp_path):
         TrainingCurvesHook().after_train(self.runner(tmp_path))
         assert list(tmp_path.iterdir()) == []
+
+
+class TestCompileGenerator:
+    @pytest.fixture
+    def runner(self):
+        model = nn.Module()
+        model.generator = nn.Linear(2, 2)
+        return SimpleNamespace(model=model, logger=logging.getLogger('compile'))
+
+    def backend(self, calls: list):
+        def compile_(module, inputs):
+            calls.append(module)
+            return module.forward
+
+        return compile_
+
+    def test_not_in_a_validation(self, runner):
+        calls = []
+        hook = CompileGeneratorHook(backend=self.backend(calls))
+        hook.before_train(runner)
+        hook.before_val_epoch(runner)
+        runner.model.generator(torch.rand(1, 2))
+        assert calls == []
+        hook.after_val_epoch(runner)
+        runner.model.generator(torch.rand(1, 2))
+        assert len(calls) == 1
+
+    def test_where_it_cannot_be(self, runner, caplog):
+        def broken(module, inputs):
+            raise RuntimeError('no compiler\nand much more')
+
+        hook = CompileGeneratorHook(backend=broken)
+        hook.before_train(runner)
+        x = torch.rand(1, 2)
+        generator = runner.model.generator
+        expected = nn.functional.linear(x, generator.weight, generator.bias)
+        for _ in range(2):
+            assert torch.equal(generator(x), expected)
+        hook.before_val_epoch(runner)
+        hook.after_val_epoch(runner)
+        assert torch.equal(generator(x), expected)
+        (message,) = (record.message for record in caplog.records if record.name == 'compile')
+        assert message.startswith('The generator cannot be compiled and runs without: ')
+        assert 'no compiler' in message
+
+    def test_faults_of_the_input_are_told(self, runner):
+        hook = CompileGeneratorHook(backend='eager')
+        hook.before_train(runner)
+        with pytest.raises(RuntimeError, match='shapes'):
+            runner.model.generator(torch.rand(1, 3))

@@ -47,3 +47,18 @@ def test_a_load_starts_the_count_anew():
     average.update_parameters(net)  # the first one: a copy
     for p, q in zip(net.parameters(), average.module.parameters(), strict=True):
         assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize('update_buffers', [False, True])
+def test_an_average_that_was_moved(update_buffers):
+    """As to a GPU, where its tensors are other ones than before."""
+    net = network()
+    average = ForeachExponentialMovingAverage(net, momentum=0.1, update_buffers=update_buffers)
+    net.double(), average.double()
+    before = average.module[1].running_mean
+    for _ in range(2):
+        net.train()(torch.rand(2, 3, 8, 8, dtype=torch.float64))
+        average.update_parameters(net)
+    after = average.module[1].running_mean
+    assert after.dtype == torch.float64
+    assert not torch.equal(after, torch.zeros_like(before))
