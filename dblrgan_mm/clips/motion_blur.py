@@ -10,16 +10,27 @@ import numpy as np
 Flows = tuple[np.ndarray, np.ndarray]
 
 
-def decode_light(frame: np.ndarray, light: str = 'linear') -> np.ndarray:
-    """Turn stored values, uint8 of any shape, into amounts of light, float32 in [0, 1].
+NEAR_WHITE = 245  # stored values above it may stand for more light than they say
 
-    `light` is 'linear' (sRGB's curve), 'gamma' (a power of 2.2) or 'encoded' (no curve).
+
+def decode_light(frame: np.ndarray, light: str = 'linear', lights: float = 1) -> np.ndarray:
+    """Turn stored values, uint8 of any shape, into amounts of light, float32 in [0, lights].
+
+    Args:
+        frame: Stored values.
+        light: 'linear' (sRGB's curve), 'gamma' (a power of 2.2) or 'encoded' (no curve).
+        lights: How many times brighter than white a clipped value, 255, is taken to be (after Rim
+            et al. 2022, "Realistic Blur Synthesis for Learning Image Deblurring"). Compression and
+            shrinking move clipped values, so the factor rises from 1 at 245.
     """
     code = np.arange(256) / 255
     if light == 'linear':
         code = np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4)
     elif light == 'gamma':
         code = code**2.2
+    if lights != 1:
+        near_white = np.clip((np.arange(256) - NEAR_WHITE) / (255 - NEAR_WHITE), 0, 1)
+        code = code * (1 + (lights - 1) * near_white)
     return code.astype(np.float32)[frame]
 
 
@@ -84,20 +95,25 @@ def interpolate(first: np.ndarray, second: np.ndarray, flows: Flows, time: float
     return second + share[..., None] * (first - second)
 
 
-def sub_frame_times(stride: int, shutter: float, sub_frames: int = 8) -> np.ndarray:
+def sub_frame_times(stride: int, shutter: float, sub_frames: int = 8, least: int = 1) -> np.ndarray:
     """When an exposure's sub-frames are, in source intervals from its middle; one of them is at 0.
 
     Args:
         stride: Source intervals in one interval of the blurry clip.
         shutter: Exposure in intervals of the blurry clip.
         sub_frames: Sub-frames per source interval, about.
+        least: The least number of sub-frames, odd.
     """
-    samples = int(shutter * stride * sub_frames) // 2 * 2 + 1
+    samples = max(least, int(shutter * stride * sub_frames) // 2 * 2 + 1)
     return shutter * stride * ((np.arange(samples) + 0.5) / samples - 0.5)
 
 
 def blur_by_flow(
-    frames: Sequence[np.ndarray], flows: Sequence[Flows], times: np.ndarray, light: str = 'linear'
+    frames: Sequence[np.ndarray],
+    flows: Sequence[Flows],
+    times: np.ndarray,
+    light: str = 'linear',
+    lights: float = 1,
 ) -> np.ndarray:
     """Average sub-frames (ours, after the way the DVD set was made).
 
@@ -106,11 +122,12 @@ def blur_by_flow(
         flows: Flows both ways between each frame and the next.
         times: When the sub-frames are, in intervals from frames[0].
         light: As in `decode_light`.
+        lights: As in `decode_light`.
 
     Returns:
         The blurry frame, uint8 (h, w, 3).
     """
-    amounts = [decode_light(frame, light) for frame in frames]
+    amounts = [decode_light(frame, light, lights) for frame in frames]
     total = np.zeros_like(amounts[0])
     for time in times.tolist():
         i = math.floor(time)
@@ -118,6 +135,9 @@ def blur_by_flow(
     return encode_light(total / len(times), light)
 
 
-def blur_by_average(frames: Sequence[np.ndarray], light: str = 'linear') -> np.ndarray:
-    """Average consecutive frames, uint8 (h, w, 3); `light` as in `decode_light`."""
-    return encode_light(sum(decode_light(frame, light) for frame in frames) / len(frames), light)
+def blur_by_average(
+    frames: Sequence[np.ndarray], light: str = 'linear', lights: float = 1
+) -> np.ndarray:
+    """Average consecutive frames, uint8 (h, w, 3); `light` and `lights` as in `decode_light`."""
+    total = sum(decode_light(frame, light, lights) for frame in frames)
+    return encode_light(total / len(frames), light)

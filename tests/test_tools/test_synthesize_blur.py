@@ -26,6 +26,7 @@ from dblrgan_mm.clips.motion_blur import (
     sub_frame_times,
 )
 from dblrgan_mm.errors import UserError
+from dblrgan_mm.synthesis.clip import Clip
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / 'tools/dataset_converters/synthesize_blur.py'
@@ -134,7 +135,7 @@ def convert(out, *arguments):
 
 def stop_at(monkeypatch, error, count):
     """Make the writing of file number `count` fail."""
-    write = tool.write
+    write = files.write_whole
     seen = []
 
     def failing(path, content):
@@ -143,7 +144,7 @@ def stop_at(monkeypatch, error, count):
             raise error
         write(path, content)
 
-    monkeypatch.setattr(tool, 'write', failing)
+    monkeypatch.setattr(files, 'write_whole', failing)
 
 
 class TestLight:
@@ -355,7 +356,8 @@ class TestSources:
             ('broken', [], r'broken/1.png cannot be decoded'),
             ('short', [], r'short: too short: 4 frames .* but 5 pairs take 7 at a stride of 1'),
             ('short', ['--start', '9'], r'short: too short: 0 frames from --start 9'),
-            ('short', ['--height', '200'], r'short: 160x144 pixels, fewer than --height 200'),
+            ('short', ['--height', '200'], r'short: 160x144 pixels, fewer than --height 200;'),
+            ('short', ['--height', '200', '300'], r'pixels, fewer than --height 200 300;'),
         ],
     )
     def test_bad_source_is_named(self, tmp_path, source, options, message):
@@ -413,7 +415,7 @@ class TestSources:
 
     def test_frames_lost_after_the_plan_leave_nothing_of_the_clip(self, tmp_path, monkeypatch):
         source = write_frames(tmp_path / 'walk', moving_frames(12))
-        monkeypatch.setattr(tool.Clip, 'is_finished', lambda clip: (source / '9.png').unlink())
+        monkeypatch.setattr(Clip, 'is_finished', lambda clip: (source / '9.png').unlink())
         with pytest.raises(UserError, match='walk: became shorter meanwhile'):
             convert(tmp_path / 'out', source, '--stride', 1)
         assert files_of(tmp_path / 'out') == {}
@@ -465,7 +467,7 @@ class TestGoingOn:
         out = tmp_path / 'out'
         with monkeypatch.context() as patch:
             stop_at(patch, KeyboardInterrupt(), 9)  # of the fourth pair, the sharp frame
-            with pytest.raises(UserError, match='the same command goes on'):
+            with pytest.raises(UserError, match='run the same command again'):
                 convert(out, source, '--stride', 1)
         partial = out / '.train-walk.partial'
         assert sorted(path.name for path in (partial / 'sharp').iterdir()) == [
@@ -524,6 +526,14 @@ class TestCommandLine:
             ('--stride 0', 'at least 1'),
             ('--name a/b', 'a plain name'),
             ('--min-pairs 9 --max-pairs 8', '--min-pairs must not be above'),
+            ('--variants 0', '--variants must be at least 1'),
+            ('--max-stride 0', '--max-stride must be at least 1'),
+            ('--height 240 -1', '--height must not be negative'),
+            ('--hand 1.5', 'need a share from 0 to 1'),
+            ('--hand 0.5 --window 3 5', '--hand .* does not go with --window'),
+            ('--lights 0.5 2', 'need 1 <= MIN <= MAX'),
+            ('--lights 3 2', 'need 1 <= MIN <= MAX'),
+            ('--max-softness 0', 'need a part above 0, up to 1'),
         ],
     )
     def test_numbers_are_checked(self, tmp_path, capsys, options, message):

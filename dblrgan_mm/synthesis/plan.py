@@ -1,0 +1,295 @@
+"""Which clips to make of a source: shots, strides, exposures and names."""
+
+import itertools
+import os
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dblrgan_mm.errors import UserError
+from dblrgan_mm.synthesis.clip import Clip
+from dblrgan_mm.synthesis.scan import Scan, output_size, scan
+from dblrgan_mm.synthesis.workers import Workers
+
+
+@dataclass
+class Recipe:
+    """What to make of each source; the options of `synthesize_blur.py` say more.
+
+    Attributes:
+        heights: Heights in pixels, 0 for the source's own; one is drawn for each clip.
+        count: Pairs of a source at most (of each of its variants); 0 for all.
+        stride: Source frames per blurry frame, or 'auto'.
+        max_stride: The largest stride that 'auto' chooses.
+        motion: Motion between blurry frames in picture heights: what 'auto' aims at, or with
+            variants its upper bound.
+        shutter: Range of the exposure, in intervals of the blurry clip.
+        window: Range of the number of source frames that are averaged, odd; None for
+            interpolation.
+        variants: Clips of each shot.
+        hand: Share of the clips whose shutter changes from frame to frame.
+        lights: Range of the factor by which clipped pixels are brighter.
+        max_softness: As in `find_soft`.
+    """
+
+    out_dir: Path
+    split: str
+    name: str | None
+    heights: Sequence[int]
+    start: int
+    count: int
+    min_pairs: int
+    max_pairs: int
+    first_number: int
+    stride: int | str
+    max_stride: int
+    motion: float
+    shutter: tuple[float, float]
+    window: tuple[int, int] | None
+    sub_frames: int
+    light: str
+    seed: int
+    variants: int
+    hand: float
+    lights: tuple[float, float]
+    max_softness: float
+
+    @property
+    def least_pairs(self) -> int:
+        """Pairs that a clip needs."""
+        return min(self.min_pairs, self.count or self.min_pairs)
+
+    @property
+    def strides(self) -> list[int]:
+        """The strides to choose from, in rising order."""
+        return [*range(1, self.max_stride + 1)] if self.stride == 'auto' else [self.stride]
+
+    def reach(self, stride: int) -> int:
+        """Frames that an exposure may need on either side of its middle."""
+        return self.window[1] // 2 if self.window else (stride + 1) // 2
+
+    def frames_for(self, pairs: int, stride: int) -> int:
+        """Consecutive frames that a clip needs."""
+        return 2 * self.reach(stride) + 1 + stride * (pairs - 1)
+
+
+@dataclass
+class Shot:
+    """Frames between two cuts.
+
+    Attributes:
+        first: First frame, counted from the start of the source.
+        sharp: bool (n,), whether a frame may be ground truth.
+        motion: Median of the motion between neighbours, in picture heights.
+    """
+
+    first: int
+    sharp: np.ndarray
+    motion: float
+
+    def pairs_from(self, stride: int, reach: int) -> np.ndarray:
+        """How many pairs follow each other without a soft one, for each frame as the first middle.
+
+        Returns:
+            int (n,).
+        """
+        frames = len(self.sharp)
+        pairs = np.zeros(frames + stride, int)
+        for i in range(frames - 1 - reach, reach - 1, -1):
+            pairs[i] = pairs[i + stride] + 1 if self.sharp[i] else 0
+        return pairs[:frames]
+
+
+@dataclass
+class Take:
+    """A part of a shot: its first middle frame, counted from the start of the source."""
+
+    first: int
+    stride: int
+    pairs: int
+
+
+def plan(
+    source: Path, recipe: Recipe, pool: Workers, taken: dict[Path, Path]
+) -> tuple[list[Clip], Counter]:
+    """Divide a source into clips; `taken` says which source makes a folder.
+
+    Returns:
+        The clips; and the numbers of shots that are too `short` for one, of `frames`, and of `soft`
+        ones among these.
+    """
+    largest = recipe.strides[-1]
+    stop = recipe.start + recipe.frames_for(recipe.count, largest) if recipe.count else None
+    found = scan(source, recipe.start, stop, recipe.heights, recipe.max_softness, pool)
+    shots = find_shots(found, recipe.start)
+    here = Path(os.path.abspath(source))
+    stem = recipe.name or (here.name if here.is_dir() else here.stem)
+    make = takes_of_variants if recipe.variants > 1 else takes_of_shots
+    takes, short = make(shots, recipe, stem)
+    if not takes:
+        least, stride = recipe.least_pairs, recipe.strides[0]
+        soft = found.soft.sum()
+        raise UserError(
+            f'{source}: too short: {found.frames} frames from --start {recipe.start} on, at most '
+            f'{max(len(shot.sharp) for shot in shots)} between two cuts, but {least} pairs take '
+            f'{recipe.frames_for(least, stride)} at a stride of {stride}; lower '
+            '--min-pairs, --stride or --start'
+            + (f'. {soft} frames are soft; a higher --max-softness allows them' if soft else '')
+        )
+    clips = [
+        Clip(
+            source,
+            recipe.out_dir / recipe.split / name,
+            dict(source=here.name, seed=recipe.seed, light=recipe.light)
+            | draw(recipe, take, found.size, rng),
+        )
+        for name, take, rng in takes
+    ]
+    for clip in clips:
+        if clip.folder in taken:
+            raise UserError(
+                f'{source}: its clip {clip.folder.name} has the name of one of '
+                f'{taken[clip.folder]}; run once per source, with --name'
+            )
+    taken.update((clip.folder, source) for clip in clips)
+    return clips, Counter(short=short, frames=found.frames, soft=int(found.soft.sum()))
+
+
+def find_shots(found: Scan, start: int) -> list[Shot]:
+    """Divide what was scanned from frame `start` on at its cuts."""
+    ends = [0, *(np.flatnonzero(found.cut) + 1).tolist(), found.frames]
+    return [
+        Shot(
+            start + first,
+            ~found.soft[first:end],
+            float(np.median(found.motion[first : end - 1])) if end - first > 1 else 0,
+        )
+        for first, end in itertools.pairwise(ends)
+    ]
+
+
+Named = tuple[str, Take, np.random.Generator]
+
+
+def rng_of(recipe: Recipe, name: str) -> np.random.Generator:
+    """The random numbers of a clip."""
+    return np.random.default_rng([recipe.seed, zlib.crc32(name.encode())])
+
+
+def takes_of_shots(shots: list[Shot], recipe: Recipe, stem: str) -> tuple[list[Named], int]:
+    """Use every shot once, in parts of `max_pairs`.
+
+    Returns:
+        Names, parts and random numbers; and how many shots are too short.
+    """
+    least = recipe.least_pairs
+    takes, short, left = [], 0, recipe.count or sum(len(shot.sharp) for shot in shots)
+    for shot in shots:
+        runs = {s: list(runs_in(shot, s, recipe.reach(s))) for s in recipe.strides}
+        most = {s: max((pairs for _, pairs in found), default=0) for s, found in runs.items()}
+        # a short shot is thinned less, so that it still gives its pairs
+        fit = [s for s in recipe.strides if most[s] >= least] or recipe.strides[:1]
+        stride = next((s for s in fit if s * shot.motion >= recipe.motion), fit[-1])
+        short += most[stride] < least
+        for first, pairs in runs[stride]:
+            for k in range(0, pairs, recipe.max_pairs):
+                size = min(recipe.max_pairs, pairs - k, left)
+                if size >= least:
+                    takes.append(Take(shot.first + first + k * stride, stride, size))
+                    left -= size
+    names = [stem] if len(takes) == 1 else [f'{stem}_{k:03d}' for k in range(len(takes))]
+    return [
+        (name, take, rng_of(recipe, name)) for name, take in zip(names, takes, strict=True)
+    ], short
+
+
+def runs_in(shot: Shot, stride: int, reach: int) -> Iterator[tuple[int, int]]:
+    """Yield first middle and number of pairs of the runs without soft frames, one after another."""
+    pairs = shot.pairs_from(stride, reach)
+    i = reach
+    while i < len(pairs):
+        if pairs[i]:
+            yield i, int(pairs[i])
+        i += max(1, int(pairs[i]) * stride)
+
+
+def takes_of_variants(shots: list[Shot], recipe: Recipe, stem: str) -> tuple[list[Named], int]:
+    """Use every shot `variants` times, each for one clip of up to `max_pairs`.
+
+    Start and stride are drawn: the stride from half the largest that fits up to that one, the start
+    among those that give the most pairs. A stride fits if the motion between blurry frames does not
+    exceed `recipe.motion`; the smallest one always does.
+
+    Returns:
+        Names, parts and random numbers; and how many shots are too short.
+    """
+    least = recipe.least_pairs
+    usable = []
+    for shot in shots:
+        pairs = {s: shot.pairs_from(s, recipe.reach(s)) for s in recipe.strides}
+        pairs = {s: each for s, each in pairs.items() if each.max(initial=0) >= least}
+        slow = {s: each for s, each in pairs.items() if s * shot.motion <= recipe.motion}
+        if pairs:
+            usable.append((shot, slow or {min(pairs): pairs[min(pairs)]}))
+    takes = []
+    for v in range(recipe.variants):
+        left = recipe.count or np.inf
+        for k, (shot, pairs) in enumerate(usable):
+            name = stem if len(usable) == 1 else f'{stem}_{k:03d}'
+            name = f'{name}_v{v}'
+            rng = rng_of(recipe, name)
+            stride = int(rng.choice([s for s in pairs if 2 * s >= max(pairs)]))
+            most = int(min(pairs[stride].max(), recipe.max_pairs, left))
+            if most >= least:
+                first = int(rng.choice(np.flatnonzero(pairs[stride] >= most)))
+                takes.append((name, Take(shot.first + first, stride, most), rng))
+                left -= most
+    return takes, len(shots) - len(usable)
+
+
+def draw(
+    recipe: Recipe, take: Take, size: tuple[int, int], rng: np.random.Generator
+) -> dict[str, Any]:
+    """Draw exposure, height and lights of a clip; its settings."""
+    if recipe.window:
+        low, high = recipe.window
+        exposure = dict(window=low + 2 * int(rng.integers((high - low) // 2 + 1)))
+    else:
+        if recipe.hand and rng.uniform() < recipe.hand:
+            exposure = dict(shutters=hand_shutters(take.pairs, rng))
+        else:
+            exposure = dict(shutter=round(rng.uniform(*recipe.shutter), 4))
+        exposure |= dict(sub_frames=recipe.sub_frames)
+    w, h = output_size(*size, draw_height(size[1], recipe.heights, rng))
+    if recipe.lights[1] > 1:
+        exposure |= dict(lights=round(rng.uniform(*recipe.lights), 4))
+    settings = exposure | dict(stride=take.stride, height=h, width=w)
+    return settings | dict(
+        first_number=recipe.first_number, first_frame=take.first, pairs=take.pairs
+    )
+
+
+def hand_shutters(pairs: int, rng: np.random.Generator) -> list[float]:
+    """Shutters as if the camera moved by turns fast and slowly: 0.05 to 1 interval (ours).
+
+    The logistic function of a random walk with noise: neighbours are alike, and nearly sharp frames
+    stand beside blurry ones.
+    """
+    walk = np.cumsum(rng.normal(0, 0.5, pairs)) + rng.normal(0, 0.5, pairs)
+    shutters = 0.05 + 0.95 / (1 + np.exp(-1.6 * (walk - walk.mean())))
+    return shutters.round(4).tolist()
+
+
+def draw_height(h: int, heights: Sequence[int], rng: np.random.Generator) -> int:
+    """Draw a height up to 2/3 of the source's, h, where compression artefacts vanish.
+
+    Without such a height, the smallest one that is not above h; 0 stands for h.
+    """
+    fit = sorted({height or h for height in heights if height <= h})
+    fit = [height for height in fit if 3 * height <= 2 * h] or fit[:1]
+    return fit[0] if len(fit) == 1 else int(rng.choice(fit))

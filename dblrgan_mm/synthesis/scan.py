@@ -1,0 +1,173 @@
+"""The first pass through a source: its size, its motion, its cuts and its soft frames."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dblrgan_mm.clips.motion_blur import estimate_flow, warp
+from dblrgan_mm.clips.sources import decode
+from dblrgan_mm.errors import UserError
+from dblrgan_mm.synthesis.workers import Workers
+
+SCAN_HEIGHT = 96  # rows; motion and cuts are looked for in frames shrunk to it
+SHARPNESS_HEIGHT = 240  # rows; sharpness is measured in frames shrunk to it
+NEIGHBOURS = 8  # frames on either side that a frame's sharpness is compared with
+
+
+def output_size(w: int, h: int, height: int) -> tuple[int, int]:
+    """Width and height of the pairs: those of the frames for 0, else even width and same aspect."""
+    return (w, h) if height in (0, h) else (2 * round(w * height / h / 2), height)
+
+
+def shrink(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Shrink a frame (h, w, 3) to a width and height by area averaging."""
+    same = frame.shape[1::-1] == size
+    return frame if same else cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+
+
+@dataclass
+class Scan:
+    """What the first pass finds in a range of n frames.
+
+    Attributes:
+        frames: n.
+        size: width and height.
+        motion: (n - 1,) between neighbours, 90th percentile over the picture, in its heights.
+        cut: (n - 1,) whether neighbours belong to different shots.
+        soft: (n,) whether a frame is too soft to be ground truth.
+    """
+
+    frames: int
+    size: tuple[int, int]
+    motion: np.ndarray
+    cut: np.ndarray
+    soft: np.ndarray
+
+
+def scan(
+    source: Path,
+    start: int,
+    stop: int | None,
+    heights: Sequence[int],
+    max_softness: float,
+    pool: Workers,
+) -> Scan:
+    """Look through the frames from `start` to before `stop`.
+
+    Args:
+        source: Video, or folder of frames.
+        start: First frame.
+        stop: End; None for all frames.
+        heights: Heights in pixels that pairs may have; a UserError if the source has fewer than all
+            of them.
+        max_softness: As in `find_soft`; 1 measures no sharpness.
+        pool: Threads for the work.
+    """
+    from tqdm import tqdm
+
+    times, sizes = [], []
+
+    def looks() -> Iterator[Callable[[], tuple[float, bool, float]]]:
+        before = None
+        frames = itertools.islice(decode(source), start, stop)
+        for time, load in tqdm(frames, f'scan {source.name}', unit='frame', leave=False):
+            frame = load()
+            h, w = frame.shape[:2]
+            times.append(time)
+            sizes.append((w, h))
+            if sizes[0] != (w, h):
+                raise UserError(
+                    f'{source}: frame {start + len(sizes) - 1} has {w}x{h} pixels, the first one '
+                    '{}x{}; give frames of one size'.format(*sizes[0])
+                )
+            if h < min(heights):
+                wanted = ' '.join(map(str, heights))
+                raise UserError(f'{source}: {w}x{h} pixels, fewer than --height {wanted}; lower it')
+            small = small_grey(frame, SCAN_HEIGHT)
+            yield functools.partial(look, before, small, frame if max_softness < 1 else None)
+            before = small
+
+    found = np.array([*pool.in_order(looks())], np.float64).reshape(-1, 3)
+    cut = (found[1:, 1] > 0) | is_gap(times)
+    return Scan(
+        len(sizes),
+        sizes[0] if sizes else (0, 0),
+        found[1:, 0],
+        cut,
+        find_soft(found[:, 2], cut, max_softness),
+    )
+
+
+def small_grey(frame: np.ndarray, height: int) -> np.ndarray:
+    """A frame (h, w, 3) in grey, with `height` rows at most."""
+    h, w = frame.shape[:2]
+    return cv2.cvtColor(shrink(frame, output_size(w, h, min(h, height))), cv2.COLOR_BGR2GRAY)
+
+
+def look(
+    before: np.ndarray | None, small: np.ndarray, frame: np.ndarray | None
+) -> tuple[float, bool, float]:
+    """Motion and cut between a small grey frame and the one before; sharpness of the frame."""
+    motion, cut = (0.0, False) if before is None else compare(before, small)
+    return motion, cut, 0.0 if frame is None else sharpness(frame)
+
+
+def compare(first: np.ndarray, second: np.ndarray) -> tuple[float, bool]:
+    """Motion between small grey frames, uint8 (h, w), as in `Scan`; whether a cut lies there."""
+    flow = estimate_flow(first, second)
+    seen, found = np.float32(first), warp(np.float32(second), flow)[0]
+    # 25 allows for noise of 5 grey levels. The rest is a share of both variances (one minus the
+    # correlation): at most 0.15 in 1414 pairs of 28 real clips, at least 0.26 at 756 made cuts.
+    is_cut = np.var(seen - found) > 25 + 0.2 * (np.var(seen) + np.var(found))
+    return np.percentile(np.linalg.norm(flow, axis=2), 90) / len(first), bool(is_cut)
+
+
+def is_gap(times: Sequence[float | None]) -> np.ndarray:
+    """Whether the intervals between n times, in seconds, differ from the usual by more than half.
+
+    Returns:
+        bool (n - 1,).
+    """
+    if None in times or len(times) < 2:
+        return np.zeros(max(len(times) - 1, 0), bool)
+    intervals = np.diff(times)
+    usual = np.median(intervals)
+    return np.abs(intervals - usual) > usual / 2
+
+
+def sharpness(frame: np.ndarray) -> float:
+    """Variance of the Laplacian of a frame, uint8 (h, w, 3), shrunk to 240 rows."""
+    return float(cv2.Laplacian(small_grey(frame, SHARPNESS_HEIGHT), cv2.CV_32F).var())
+
+
+def find_soft(sharpness: np.ndarray, cut: np.ndarray, max_softness: float) -> np.ndarray:
+    """Whether frames are softer than their neighbours in the same shot.
+
+    A frame is compared with the median of up to 8 frames on either side: as many on both sides,
+    so that a picture that becomes richer or poorer steadily, as in a pan, has no soft frames. The
+    first two and the last two frames of a shot are compared with two on the inner side.
+
+    Args:
+        sharpness: (n,) of each frame.
+        cut: (n - 1,) whether neighbours belong to different shots.
+        max_softness: A frame is soft if its sharpness is lower than the median by more than this
+            part of it; 1 finds none.
+
+    Returns:
+        bool (n,).
+    """
+    soft = np.zeros(len(sharpness), bool)
+    if max_softness >= 1:
+        return soft
+    for shot in np.split(np.arange(len(sharpness)), np.flatnonzero(cut) + 1):
+        for k, i in enumerate(shot):
+            reach = np.clip(min(k, len(shot) - 1 - k), 2, NEIGHBOURS)
+            near = [j for j in shot[max(0, k - reach) : k + reach + 1] if j != i]
+            if near:
+                soft[i] = sharpness[i] < (1 - max_softness) * np.median(sharpness[near])
+    return soft
