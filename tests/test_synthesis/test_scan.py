@@ -19,7 +19,7 @@ def pan(sample_root, count=40, speed=2):
     return [image[:, speed * i : speed * i + 160] for i in range(count)]
 
 
-def soft_ones(frames, cuts=(), max_softness=0.2):
+def soft_ones(frames, cuts=(), max_softness=0.15):
     """The numbers of the soft frames; cuts are before the frames given."""
     cut = np.isin(np.arange(1, len(frames)), cuts)
     values = np.array([sharpness(frame) for frame in frames])

@@ -147,7 +147,7 @@ class TestSoftFrames:
             frames[17] = cv2.GaussianBlur(frames[17], (0, 0), 0.7)
 
         frames = pan(change=soften)
-        out = convert('--stride 1 --max-softness 0.2')
+        out = convert('--stride 1 --max-softness 0.15')
         clips = settings_of(out)
         spans = [(clip['first_frame'], clip['pairs']) for clip in clips.values()]
         assert spans == [(1, 16), (18, 21)]

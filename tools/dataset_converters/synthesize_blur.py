@@ -22,7 +22,7 @@ from dblrgan_mm.synthesis.convert import convert
 from dblrgan_mm.synthesis.plan import Recipe
 from dblrgan_mm.synthesis.workers import Workers
 
-MAX_SOFTNESS = 0.2  # with --variants
+MAX_SOFTNESS = 0.15  # with --variants
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
