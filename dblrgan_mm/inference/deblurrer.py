@@ -230,14 +230,21 @@ class Deblurrer:
                     'the network gives values that are no finite numbers: its weights are damaged, '
                     'or too large for its dtype; give another checkpoint, or dtype float32'
                 )
-            top = torch.iinfo(windows.dtype).max
-            restored = restored.mul_(top).round_().clamp_(0, top)
-            if windows.dtype == torch.uint8:  # before a copy from the device: a quarter of it
-                restored = restored.to(torch.uint8)
-            if isinstance(like, np.ndarray):
-                restored = restored.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-                return list(restored.astype(like.dtype, copy=False)), rows
-            return list(restored.to(like.device, like.dtype)), rows
+            return self._as_they_came(restored, like), rows
+
+    @staticmethod
+    def _as_they_came(restored: torch.Tensor, like: Frame) -> list[Frame]:
+        """Frames (n, 3, h, w) in [0, 1], which are written to, as frames like another one."""
+        is_array = isinstance(like, np.ndarray)
+        kind = getattr(torch, like.dtype.name) if is_array else like.dtype
+        top = torch.iinfo(kind).max
+        restored = restored.mul_(top).round_().clamp_(0, top)
+        if kind == torch.uint8:  # a quarter of the bytes leaves the device
+            restored = restored.to(kind)
+        if is_array:
+            restored = restored.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+            return list(restored.astype(like.dtype, copy=False))
+        return list(restored.to(like.device, like.dtype))
 
     def _compute(self, windows: torch.Tensor, rows: int | None) -> tuple[torch.Tensor, int]:
         rows = self._choose_tile(windows) if rows is None else rows

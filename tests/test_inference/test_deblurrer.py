@@ -18,8 +18,6 @@ from dblrgan_mm.inference.deblurrer import DEFAULT, released
 from dblrgan_mm.inference.int8 import has_int8
 from dblrgan_mm.inference.strip_network import StripDBLRNet
 
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-
 
 @pytest.fixture(scope='module')
 def clip(sample_root) -> list[np.ndarray]:
@@ -369,19 +367,6 @@ class TestDevice:
         monkeypatch.setattr(module, 'find_device', torch.device)
         with pytest.raises(UserError, match='int8 runs on a CPU, uncompiled'):
             Deblurrer.from_checkpoint(**dict(device='cpu', dtype='int8') | arguments)
-
-    @CUDA
-    @pytest.mark.parametrize(('dtype', 'limit'), [('float32', 1), ('bfloat16', 4), ('float16', 3)])
-    def test_gpu_equals_cpu(self, clip, dtype, limit):
-        expected = list(Deblurrer.from_checkpoint(device='cpu', dtype='float32')(clip))
-        restored = list(Deblurrer.from_checkpoint(device='cuda', dtype=dtype)(clip))
-        for a, b in zip(restored, expected, strict=True):
-            assert np.abs(np.int16(a) - b).max() <= limit
-
-    @CUDA
-    def test_gpu_tensors_stay_there(self, clip):
-        frames = [torch.from_numpy(f).permute(2, 0, 1).cuda() for f in clip]
-        assert all(f.is_cuda for f in Deblurrer.from_checkpoint(device='cuda')(frames))
 
 
 def test_from_generator(clip):
