@@ -1,0 +1,151 @@
+"""Train a network on torch alone, for a machine on which MMagic cannot be imported.
+
+The clips are kept on the device, as by ``ClipsOnDevicePreprocessor``. Network, batch, crop and
+learning rate are those of ``configs/gpu``, the optimiser is Adam. Stops at a given time, by which
+the learning rate falls, and writes ``plain.pth`` in WORK now and then: the average of the weights.
+"""
+
+import argparse
+import copy
+import importlib
+import math
+import os
+import sys
+import time
+import types
+from pathlib import Path
+
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[2]
+CANDIDATES = 8
+# by the name of the config: module, class, arguments, batch, crop, learning rate
+NETWORKS = {
+    'dblrnet_ms': ('multiscale_dblrnet', 'MultiScaleDBLRNet', {}, 64, 192, 1e-3),
+    'dblrnet_plus': ('dblrnet', 'DBLRNet', dict(norm=None, residual=True), 28, 192, 6e-4),
+}
+
+
+def stand_in() -> None:
+    """Put stand-ins for MMEngine and MMagic in place, as far as the networks need them."""
+
+    class Module(nn.Module):
+        def __init__(self, init_cfg: dict | None = None) -> None:
+            super().__init__()
+
+    class Registry:
+        def register_module(self, **kwargs):
+            return lambda found: found
+
+    def add(name: str, **content) -> None:
+        module = sys.modules[name] = types.ModuleType(name)
+        vars(module).update(content)
+
+    add('mmengine')
+    add('mmengine.model', BaseModule=Module)
+    add('mmagic')
+    add('mmagic.registry', MODELS=Registry())
+    sys.path.insert(0, str(ROOT))
+    package = importlib.import_module('dblrgan_mm')
+    add('dblrgan_mm.compat', apply=list)
+    package.compat = sys.modules['dblrgan_mm.compat']
+    # its __init__ imports all of MMagic's parts
+    add('dblrgan_mm.models', __path__=[str(ROOT / 'dblrgan_mm' / 'models')])
+
+
+def train(args: argparse.Namespace) -> None:
+    stand_in()
+    from dblrgan_mm.clips.device_clips import DeviceClips
+    from dblrgan_mm.models.color import rgb_to_luma
+
+    kind = Path(args.config).stem
+    module, name, arguments, batch, crop, rate = NETWORKS.get(kind, NETWORKS['dblrnet_ms'])
+    if args.dry:
+        arguments = arguments | (
+            dict(channels=(4, 8), num_blocks=(0, 1)) if 'Multi' in name else
+            dict(mid_channels=4, num_blocks=1)
+        )  # fmt: skip
+        batch, crop = 2, 64
+    device = torch.device(args.device)
+    torch.manual_seed(0)
+    torch.backends.cudnn.benchmark = True
+    network = getattr(importlib.import_module(f'dblrgan_mm.models.{module}'), name)
+    net = network(**arguments).to(device)
+    average = copy.deepcopy(net).requires_grad_(False)
+    clips = DeviceClips(args.store, 'train', device=device)
+    reach = net.num_frames // 2
+    optimiser = torch.optim.Adam(net.parameters(), lr=rate, fused=True)
+    begin, saved, step, total = time.time(), time.time(), 0, 0.0
+    while (now := time.time()) < args.until or step == 0:
+        done = min(1.0, (now - begin) / max(1.0, args.until - begin))
+        warm = min(1.0, (step + 1) / 500)
+        for group in optimiser.param_groups:
+            group['lr'] = warm * rate * max(1e-3, 0.5 * (1 + math.cos(math.pi * done)))
+        try:
+            places = draw(clips, batch, crop, reach, device)
+            blurry, sharp = clips.crops(places, crop, reach)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == 'cuda'):
+                restored = net(blurry.float() / 255)
+            difference = rgb_to_luma(restored.float() - sharp[:, 0].float() / 255)
+            loss = (difference.square() + 1e-6).sqrt().mean()
+            optimiser.zero_grad()
+            loss.backward()
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+            optimiser.zero_grad()
+            batch //= 2
+            print(f'memory ran out: batch {batch}', flush=True)
+            continue
+        optimiser.step()
+        with torch.no_grad():
+            # a short average first, so that the first weights do not stay in it
+            momentum = max(1e-3, 1 / (step + 1))
+            torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), momentum)
+        step += 1
+        total = total + loss.detach()
+        if step % 100 == 0:
+            print(f'step {step}: loss {total.item() / 100:.5f}, batch {batch}', flush=True)
+            if not math.isfinite(total.item()):
+                sys.exit(f'stopped at step {step}: the loss is not finite')
+            total = 0.0
+        if time.time() - saved > 60:
+            saved = time.time()
+            save(average, args.work)
+    save(average, args.work)
+    print(f'the plain loop: {step} steps in {time.time() - begin:.0f} s')
+
+
+def draw(clips, count: int, crop: int, reach: int, device: torch.device) -> torch.Tensor:
+    """Places (count, 6) of crops, picked where the blur is."""
+    shape = (count, CANDIDATES)
+
+    def below(limit: torch.Tensor) -> torch.Tensor:
+        return (torch.rand(shape, device=device) * limit).long()
+
+    frames = (clips.lengths - 2 * reach).float()
+    clip = torch.multinomial(frames, count * CANDIDATES, replacement=True).view(shape)
+    top, left = (below(clips.sizes[clip][..., i] - crop + 1) for i in (0, 1))
+    code = torch.randint(8, (count, 1), device=device).expand(shape)
+    forward = 2 * torch.randint(2, (count, 1), device=device).expand(shape) - 1
+    places = torch.stack([clip, below(frames[clip]) + reach, top, left, code, forward], dim=-1)
+    noise = -torch.empty(shape, device=device).exponential_().log()
+    return clips.pick(places, noise, crop)
+
+
+def save(average: nn.Module, work: Path) -> None:
+    weights = {f'generator.{name}': value.cpu() for name, value in average.state_dict().items()}
+    torch.save(dict(state_dict=weights), work / 'plain.part')
+    os.replace(work / 'plain.part', work / 'plain.pth')
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
+    parser.add_argument('config', help='its name says which network')
+    parser.add_argument('store', type=Path, help='clip store')
+    parser.add_argument('work', type=Path, help='folder of plain.pth')
+    parser.add_argument('--until', type=float, required=True, help='seconds since 1970')
+    parser.add_argument('--device', default='cuda')
+    parser.add_argument('--dry', action='store_true', help='tiny')
+    train(parser.parse_args())
