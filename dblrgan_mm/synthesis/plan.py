@@ -86,11 +86,13 @@ class Shot:
         first: First frame, counted from the start of the source.
         sharp: bool (n,), whether a frame may be ground truth.
         motion: Median of the motion between neighbours, in picture heights.
+        peak: Median of the peak, likewise.
     """
 
     first: int
     sharp: np.ndarray
     motion: float
+    peak: float
 
     def pairs_from(self, stride: int, reach: int) -> np.ndarray:
         """How many pairs follow each other without a soft one, for each frame as the first middle.
@@ -163,14 +165,15 @@ def plan(
 def find_shots(found: Scan, start: int) -> list[Shot]:
     """Divide what was scanned from frame `start` on at its cuts."""
     ends = [0, *(np.flatnonzero(found.cut) + 1).tolist(), found.frames]
-    return [
-        Shot(
-            start + first,
-            ~found.soft[first:end],
-            float(np.median(found.motion[first : end - 1])) if end - first > 1 else 0,
+    shots = []
+    for first, end in itertools.pairwise(ends):
+        between = slice(first, end - 1)
+        motion, peak = (
+            float(np.median(each[between])) if end - first > 1 else 0
+            for each in (found.motion, found.peak)
         )
-        for first, end in itertools.pairwise(ends)
-    ]
+        shots.append(Shot(start + first, ~found.soft[first:end], motion, peak))
+    return shots
 
 
 Named = tuple[str, Take, np.random.Generator]
@@ -223,7 +226,7 @@ def takes_of_variants(shots: list[Shot], recipe: Recipe, stem: str) -> tuple[lis
 
     Start and stride are drawn: the stride from half the largest that fits up to that one, the start
     among those that give the most pairs. A stride fits if the motion between blurry frames does not
-    exceed `recipe.motion`; the smallest one always does.
+    exceed `recipe.motion`, nor its peak twice that; the smallest one always does.
 
     Returns:
         Names, parts and random numbers; and how many shots are too short.
@@ -233,7 +236,8 @@ def takes_of_variants(shots: list[Shot], recipe: Recipe, stem: str) -> tuple[lis
     for shot in shots:
         pairs = {s: shot.pairs_from(s, recipe.reach(s)) for s in recipe.strides}
         pairs = {s: each for s, each in pairs.items() if each.max(initial=0) >= least}
-        slow = {s: each for s, each in pairs.items() if s * shot.motion <= recipe.motion}
+        motion = max(shot.motion, shot.peak / 2)
+        slow = {s: each for s, each in pairs.items() if s * motion <= recipe.motion}
         if pairs:
             usable.append((shot, slow or {min(pairs): pairs[min(pairs)]}))
     takes = []

@@ -55,12 +55,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help='source frames per blurry frame; auto (default): the least that gives '
         '--motion, with --window its MAX; with --variants drawn between half of and the largest '
         'that does not exceed --motion')  # fmt: skip
-    add('--max-stride', type=int, default=4, metavar='N',
-        help='the largest stride that auto chooses (4; more for high-speed video)')  # fmt: skip
+    add('--max-stride', type=int, metavar='N',
+        help='the largest stride that auto chooses (4; with --variants 8; more for high-speed '
+        'video)')  # fmt: skip
     add('--motion', type=float, metavar='PART',
         help='motion between blurry frames that --stride auto aims at, in picture heights: the '
         "shot's median of a picture's 90th percentile (0.03; REDS has 0.027 to 0.06); with "
-        '--variants its upper bound (0.1)')  # fmt: skip
+        '--variants its upper bound (0.1; twice that for the 99th percentile)')  # fmt: skip
     add('--max-softness', type=float, metavar='PART',
         help='a source frame is no ground truth if its sharpness is lower by more than PART than '
         f'that of its neighbours (1: off; with --variants {MAX_SOFTNESS})')  # fmt: skip
@@ -85,13 +86,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--workers', type=int, default=os.cpu_count(), metavar='N',
         help='threads (default: one a processor)')  # fmt: skip
     args = parser.parse_args(argv)
-    for name in ('sub_frames', 'min_pairs', 'max_pairs', 'max_stride', 'variants', 'workers'):
-        if getattr(args, name) < 1:
-            parser.error(f'--{name.replace("_", "-")} must be at least 1')
+    if args.max_stride is None:
+        args.max_stride = 8 if args.variants > 1 else 4
     if args.motion is None:
         args.motion = 0.1 if args.variants > 1 else 0.03
     if args.max_softness is None:
         args.max_softness = MAX_SOFTNESS if args.variants > 1 else 1.0
+    for name in ('sub_frames', 'min_pairs', 'max_pairs', 'max_stride', 'variants', 'workers'):
+        if getattr(args, name) < 1:
+            parser.error(f'--{name.replace("_", "-")} must be at least 1')
     for name in ('start', 'count', 'first_number', 'seed', 'motion'):
         if getattr(args, name) < 0:
             parser.error(f'--{name.replace("_", "-")} must not be negative')
