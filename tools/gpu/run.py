@@ -32,6 +32,10 @@ DRY_NETWORK = {
 }
 
 
+class CallOverError(Exception):
+    """This call has to end; the next one goes on."""
+
+
 class Run:
     """What is known of a run, kept in ``status.json`` of the work folder.
 
@@ -90,9 +94,12 @@ class Run:
     def command(self, name: str, *command, limit: float) -> tuple[int, str]:
         """Run a command of a part; returns its exit code and the last line that it printed.
 
-        The exit code is 124 where it was stopped at a time limit.
+        Where it takes longer than its limit, or than the time budget, it is ended with code 124.
+
+        Raises:
+            CallOverError: it was ended because this call has to end.
         """
-        limit = min(limit, self.left_of_call())
+        limit = max(1.0, min(limit, self.left(), self.left_of_call()))
         with open(self.logs / f'{name}.log', 'a') as log:
             log.write(f'$ {" ".join(map(str, command))}\n')
             log.flush()
@@ -102,9 +109,11 @@ class Run:
                 start_new_session=True,
             )  # fmt: skip
             try:
-                code = process.wait(timeout=max(1.0, limit))
+                code = process.wait(timeout=limit)
             except subprocess.TimeoutExpired:
-                code = 124
+                if self.left_of_call() <= 0:
+                    raise CallOverError from None
+                return 124, f'ended after {limit:.0f} s: it took too long, or the time is over'
             finally:
                 kill_group(process)
         return code, last_line(self.logs / f'{name}.log')
@@ -137,7 +146,9 @@ def kill_group(process: subprocess.Popen) -> None:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that says something, and of a Python traceback the error."""
+    """The last line of a log that says something: of a Python traceback the error."""
+    if not log.is_file():
+        return ''
     lines = [line.strip() for line in log.read_text(errors='replace').splitlines()]
     return next((line for line in reversed(lines) if line), '')[:300]
 
@@ -255,8 +266,6 @@ def rate(run: Run) -> tuple[str, str]:
         break
     times = logged(work, 'time')
     if code or not times:
-        if code == 124 and run.left_of_call() <= 0:
-            return 'cut', ''
         run.facts['plain'] = True
         run.flag(f'the plain loop trains, since {run.args.config} failed: {line}')
         return 'failed', line
@@ -338,14 +347,30 @@ def train(run: Run) -> tuple[str, str]:
             if message:
                 return 'skipped', message
         elif run.left_of_call() <= 0:
-            return 'cut', ''
+            raise CallOverError
         time.sleep(min(5.0, max(0.2, run.left_of_call())))
     for attempt in state['attempts']:
         if attempt['code']:
             run.flag(f'training, attempt {attempt["name"]}, ended with code {attempt["code"]}: '
                      f'{attempt["line"]}')  # fmt: skip
     best = state['attempts'][-1]
-    return ('failed' if best['code'] else 'done'), f'{best["name"]}: {best["line"]}'
+    return ('failed' if best['code'] else 'done'), f'{best["name"]}; {progress(run)}'
+
+
+def progress(run: Run) -> str:
+    """How far the training is, by its log."""
+    work = run.work / 'training'
+    steps, times = logged(work, 'step'), logged(work, 'time')
+    if not steps or not times:
+        return last_line(run.logs / 'training_plain_loop.log') if run.facts.get('plain') else ''
+    waits, losses = logged(work, 'data_time'), logged(work, 'loss')
+    psnr = logged(work, 'PSNR')
+    return (
+        f'{steps[-1]} of {run.facts.get("iterations")} steps, {1 / times[-1]:.2f} steps/s, '
+        f'{100 * sum(waits) / sum(times):.0f} % of the time waiting for data'
+        + (f', loss {losses[-1]:.5f}' if losses else '')
+        + (f', PSNR {", ".join(f"{value:.2f}" for value in psnr)} dB' if psnr else '')
+    )
 
 
 def is_alive(pid: int | None) -> bool:
@@ -362,7 +387,7 @@ def is_alive(pid: int | None) -> bool:
 def start_training(run: Run, work: Path) -> str:
     """Start the training and what watches it; returns why not, if it was not started."""
     args = run.args
-    reserve = min(240.0, 0.3 * 60 * args.minutes)  # for the test and the benchmarks
+    reserve = min(300.0, 0.25 * 60 * args.minutes)  # for the test and the benchmarks
     seconds = run.left() - reserve
     if seconds < (5 if run.cpu else 60):
         return f'out of time: {run.left():.0f} s of {args.minutes} minutes are left'
@@ -437,7 +462,7 @@ def benchmark_infer(run: Run) -> tuple[str, str]:
         'benchmark_infer', TOOLS / 'benchmark.py', 'infer', 'dblrnet_plus', clip / 'blur',
         '--sharp', clip / 'sharp', '--device', run.args.device, *size,
         '--out', run.work / 'benchmark_infer.json', *(['--peers', *peers] if peers else []),
-        limit=150,
+        limit=220,
     )  # fmt: skip
     return ('failed' if code else 'done'), line
 
@@ -498,10 +523,10 @@ def do_parts(run: Run) -> str:
         run.save()
         try:
             state, note = function(run)
+        except CallOverError:
+            return f'this call is over within {name}, which goes on; repeat the same command'
         except Exception as error:  # the other parts go on
             state, note = 'failed', f'{type(error).__name__}: {error}'
-        if state == 'cut':
-            return f'this call is over within {name}, which goes on; repeat the same command'
         run.end(name, state, time.time() - begin, note)
         if needed and state == 'failed':
             run.flag(f'stopped at {name}: {note}')
@@ -572,6 +597,7 @@ def write_report(run: Run) -> None:
     for name, part in run.parts.items():
         note = part.get('note', '').replace('|', '/')
         lines.append(f'| {name} | {part["state"]} | {part.get("seconds", "")} | {note} |')
+    lines += ['', f'Training: {progress(run) or "not begun"}.']
     for key, value in run.facts.items():
         lines.append(f'\n{key}: {value}')
     for name in ('machine', 'tests', 'test', 'benchmark_infer', 'benchmark_train'):
