@@ -1,6 +1,7 @@
 """Which clips to make of a source: shots, strides, exposures and names."""
 
 import itertools
+import math
 import os
 import zlib
 from collections import Counter
@@ -15,6 +16,8 @@ from dblrgan_mm.errors import UserError
 from dblrgan_mm.synthesis.clip import Clip
 from dblrgan_mm.synthesis.scan import Scan, output_size, scan
 from dblrgan_mm.synthesis.workers import Workers
+
+SUB_FRAME_MOTION = 2  # pixels that fast objects may move between the sub-frames of a variant
 
 
 @dataclass
@@ -86,13 +89,13 @@ class Shot:
         first: First frame, counted from the start of the source.
         sharp: bool (n,), whether a frame may be ground truth.
         motion: Median of the motion between neighbours, in picture heights.
-        peak: Median of the peak, likewise.
+        peaks: (n - 1,) or (1,), the peak of the motion between neighbours, likewise.
     """
 
     first: int
     sharp: np.ndarray
     motion: float
-    peak: float
+    peaks: np.ndarray
 
     def pairs_from(self, stride: int, reach: int) -> np.ndarray:
         """How many pairs follow each other without a soft one, for each frame as the first middle.
@@ -109,11 +112,18 @@ class Shot:
 
 @dataclass
 class Take:
-    """A part of a shot: its first middle frame, counted from the start of the source."""
+    """A part of a shot.
+
+    Attributes:
+        first: First middle frame, counted from the start of the source.
+        peak: Motion of the fastest objects between source frames, in picture heights; None if it is
+            not used.
+    """
 
     first: int
     stride: int
     pairs: int
+    peak: float | None = None
 
 
 def plan(
@@ -167,12 +177,12 @@ def find_shots(found: Scan, start: int) -> list[Shot]:
     ends = [0, *(np.flatnonzero(found.cut) + 1).tolist(), found.frames]
     shots = []
     for first, end in itertools.pairwise(ends):
-        between = slice(first, end - 1)
-        motion, peak = (
-            float(np.median(each[between])) if end - first > 1 else 0
+        motion, peaks = (
+            each[first : end - 1] if end - first > 1 else np.zeros(1)
             for each in (found.motion, found.peak)
         )
-        shots.append(Shot(start + first, ~found.soft[first:end], motion, peak))
+        sharp = ~found.soft[first:end]
+        shots.append(Shot(start + first, sharp, float(np.median(motion)), peaks))
     return shots
 
 
@@ -236,9 +246,9 @@ def takes_of_variants(shots: list[Shot], recipe: Recipe, stem: str) -> tuple[lis
     for shot in shots:
         pairs = {s: shot.pairs_from(s, recipe.reach(s)) for s in recipe.strides}
         pairs = {s: each for s, each in pairs.items() if each.max(initial=0) >= least}
-        motion = max(shot.motion, shot.peak / 2)
-        slow = {s: each for s, each in pairs.items() if s * motion <= recipe.motion}
         if pairs:
+            motion = max(shot.motion, float(np.median(shot.peaks)) / 2)
+            slow = {s: each for s, each in pairs.items() if s * motion <= recipe.motion}
             usable.append((shot, slow or {min(pairs): pairs[min(pairs)]}))
     takes = []
     for v in range(recipe.variants):
@@ -251,7 +261,9 @@ def takes_of_variants(shots: list[Shot], recipe: Recipe, stem: str) -> tuple[lis
             most = int(min(pairs[stride].max(), recipe.max_pairs, left))
             if most >= least:
                 first = int(rng.choice(np.flatnonzero(pairs[stride] >= most)))
-                takes.append((name, Take(shot.first + first, stride, most), rng))
+                seen = shot.peaks[first - recipe.reach(stride) :][: recipe.frames_for(most, stride)]
+                peak = float(np.percentile(seen, 95))
+                takes.append((name, Take(shot.first + first, stride, most, peak), rng))
                 left -= most
     return takes, len(shots) - len(usable)
 
@@ -270,6 +282,9 @@ def draw(
             exposure = dict(shutter=round(rng.uniform(*recipe.shutter), 4))
         exposure |= dict(sub_frames=recipe.sub_frames)
     w, h = output_size(*size, draw_height(size[1], recipe.heights, rng))
+    if take.peak is not None and not recipe.window:  # slow objects need fewer
+        needed = math.ceil(take.peak * h / SUB_FRAME_MOTION)
+        exposure['sub_frames'] = min(recipe.sub_frames, max(2, needed))
     if recipe.lights[1] > 1:
         exposure |= dict(lights=round(rng.uniform(*recipe.lights), 4))
     settings = exposure | dict(stride=take.stride, height=h, width=w)

@@ -13,7 +13,7 @@ def rng():
 
 def shot_of(text):
     """A shot whose frames are soft where the text has a dot."""
-    return Shot(0, np.array([letter != '.' for letter in text]), 0.01, 0.01)
+    return Shot(0, np.array([letter != '.' for letter in text]), 0.01, np.zeros(len(text)))
 
 
 class TestRuns:

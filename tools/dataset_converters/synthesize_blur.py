@@ -78,7 +78,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--lights', type=float, nargs=2, default=(1, 1), metavar=('MIN', 'MAX'),
         help='how many times brighter than white clipped pixels are taken to be before averaging, '
         'drawn once per clip (1 1: not brighter)')  # fmt: skip
-    add('--sub-frames', type=int, default=8, help='sub-frames per source interval (8)')
+    add('--sub-frames', type=int, default=8,
+        help='sub-frames per source interval (8; of slow variants fewer)')  # fmt: skip
     add('--light', choices=('linear', 'gamma', 'encoded'), default='linear',
         help="average sRGB's linear light, that of a power of 2.2 (GoPro's blur_gamma), or stored "
         "values (GoPro's blur)")  # fmt: skip
