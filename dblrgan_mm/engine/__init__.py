@@ -9,6 +9,7 @@ from dblrgan_mm.engine.faults import NonFiniteHook, UnreadableFramesHook
 from dblrgan_mm.engine.hooks import (
     ClipVisualizationHook,
     CompileGeneratorHook,
+    DeferredLossesHook,
     TrainingCurvesHook,
 )
 from dblrgan_mm.engine.loops import ResumableTrainLoop
@@ -22,6 +23,7 @@ __all__ = [
     'CompileGeneratorHook',
     'ConvMuon',
     'DeblurVisualizer',
+    'DeferredLossesHook',
     'GuardedAmpOptimWrapper',
     'GuardedOptimWrapper',
     'NonFiniteHook',

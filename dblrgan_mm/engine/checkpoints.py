@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from dblrgan_mm import files
+from dblrgan_mm.engine.hooks import DeferredLossesHook
 from dblrgan_mm.engine.processes import any_process, gather_buffers
 from dblrgan_mm.errors import CheckpointMismatchError, UserError
 
@@ -116,6 +117,9 @@ class WholeCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         if self._wait:
             return
+        for hook in runner.hooks:
+            if isinstance(hook, DeferredLossesHook):
+                hook.read(runner)
         before, outdated = list(getattr(self, 'keep_ckpt_ids', [])), []  # MMEngine's name for it
         if self.max_keep_ckpts > 0 and step not in before:
             outdated = before[: max(0, len(before) + 1 - self.max_keep_ckpts)]

@@ -11,10 +11,11 @@ from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dblrgan_mm.engine.optim_wrappers import GuardedOptimWrapper
 from dblrgan_mm.engine.processes import float_buffers
-from dblrgan_mm.errors import UserError
+from dblrgan_mm.errors import LaunchError, UserError
 
 
 @HOOKS.register_module()
@@ -28,30 +29,66 @@ class NonFiniteHook(Hook):
         max_in_a_row: the run stops after so many steps in a row that were not finite, on all
             processes, each of which writes ``non_finite_iter_<n>_rank<r>.json`` into the work dir
             with the names of the windows of its last batch.
+        interval: iterations after which it looks at what became of the steps, for which it waits
+            for a GPU. Above 1 the report names a range of iterations, and the model must not have
+            batch statistics.
 
     Raises:
         UserError: at the end of such a run.
+        LaunchError: for an interval above 1 and a model with batch statistics.
     """
 
-    def __init__(self, max_in_a_row: int = 10) -> None:
+    def __init__(self, max_in_a_row: int = 10, interval: int = 1) -> None:
         self.max_in_a_row = max_in_a_row
+        self.every = interval
         self._buffers: list[torch.Tensor] = []
+        self._skipped: dict[str, int] = {}  # by player, as of the last look
+
+    def before_train(self, runner: Runner) -> None:
+        if self.every > 1 and any(isinstance(m, _BatchNorm) for m in runner.model.modules()):
+            raise LaunchError(
+                'default_hooks.non_finite.interval must be 1 for a model with batch normalisation, '
+                f'whose statistics are restored after a step that was skipped; got {self.every}'
+            )
+        self._skipped = {name: _sum(player) for name, player in _players(runner)}
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         players = [player for _, player in _players(runner)]
         for player in players:
             player.forget_outcome()  # a player of a GAN may not take part
-        if all(player.should_update() for player in players):  # no sum of gradients is pending
+        # no sum of gradients is pending
+        if self.every == 1 and all(player.should_update() for player in players):
             self._keep_buffers(runner)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
+        if self.every > 1:
+            self._look_back(runner, data_batch, outputs)
+            return
         for name, player in _players(runner):
             if player.outcome == 'non-finite':
                 _copy(self._buffers, list(float_buffers(runner.model).values()))
             if player.outcome in ('non-finite', 'overflow'):
                 self._report(runner, name, player, data_batch, outputs)
+
+    def _look_back(self, runner: Runner, data_batch: Any, outputs: Any) -> None:
+        """Report the steps that were skipped since the last look, if it is time for one."""
+        iteration = runner.iter + 1
+        if iteration % self.every and iteration < runner.max_iters:
+            return
+        for name, player in _players(runner):
+            skipped = _sum(player) - self._skipped.get(name, 0)
+            self._skipped[name] = _sum(player)
+            if not skipped:
+                continue
+            whose = f' of the {name}' if name else ''
+            runner.logger.warning(
+                f'Up to iteration {iteration}: loss or gradient{whose} not finite, or overflowed, '
+                f'in {skipped} of the last {self.every} iterations; those steps were skipped '
+                f'({player.skipped["non-finite"]} not finite so far, {player.in_a_row} in a row)'
+            )
+            self._stop_if_too_many(runner, name, player, data_batch, outputs)
 
     def _keep_buffers(self, runner: Runner) -> None:
         buffers = list(float_buffers(runner.model).values())
@@ -76,8 +113,14 @@ class NonFiniteHook(Hook):
             f'Iteration {iteration}: loss or gradient{whose} not finite; step skipped on all '
             f'processes ({player.skipped["non-finite"]} so far, {player.in_a_row} in a row)'
         )
+        self._stop_if_too_many(runner, name, player, data_batch, outputs)
+
+    def _stop_if_too_many(
+        self, runner: Runner, name: str, player: Any, data_batch: Any, outputs: Any
+    ) -> None:
         if player.in_a_row < self.max_in_a_row:
             return
+        iteration, whose = runner.iter + 1, f' of the {name}' if name else ''
         file = Path(runner.work_dir) / f'non_finite_iter_{iteration}_rank{get_rank()}.json'
         losses = {key: float(value) for key, value in (outputs or {}).items()}
         windows = window_names(data_batch)
@@ -94,6 +137,10 @@ def _players(runner: Runner) -> list[tuple[str, Any]]:
     wrapper = runner.optim_wrapper
     players = wrapper.items() if isinstance(wrapper, OptimWrapperDict) else [('', wrapper)]
     return [(name, player) for name, player in players if isinstance(player, GuardedOptimWrapper)]
+
+
+def _sum(player: Any) -> int:
+    return sum(player.skipped.values())
 
 
 def _copy(sources: list[torch.Tensor], targets: list[torch.Tensor]) -> None:

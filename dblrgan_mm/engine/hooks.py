@@ -8,7 +8,7 @@ from typing import Any
 
 from mmagic.registry import HOOKS
 from mmengine.dist import master_only
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, RuntimeInfoHook
 from mmengine.runner import Runner
 from torch import nn
 
@@ -97,6 +97,49 @@ class CompileGeneratorHook(Hook):
     def _generator(runner: Runner) -> nn.Module:
         generator = getattr(runner.model, 'module', runner.model).generator
         return getattr(generator, 'module', generator)
+
+
+@HOOKS.register_module()
+class DeferredLossesHook(RuntimeInfoHook):
+    """MMEngine's ``RuntimeInfoHook``, which reads losses when they are needed. Ours.
+
+    MMEngine's reads each loss after each iteration, for which it waits for the GPU, and the GPU
+    then waits for the next iteration to begin. Here the losses are read after every tenth
+    iteration, and before a hook with an interval that is due, a validation or a checkpoint. What
+    is logged and stored is the same.
+
+    Args:
+        every: iterations after which they are read at the latest.
+    """
+
+    def __init__(self, every: int = 10) -> None:
+        self.every = every
+        self._waiting: list[dict] = []
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict | None = None,
+    ) -> None:
+        values = (outputs or {}).items()
+        self._waiting.append({k: v.detach() if hasattr(v, 'detach') else v for k, v in values})
+        done = runner.iter + 1
+        intervals = [self.every, *(getattr(hook, 'interval', 0) for hook in runner.hooks)]
+        due = any(isinstance(n, int) and n > 0 and done % n == 0 for n in intervals)
+        if due or done == runner.max_iters or self.end_of_epoch(runner.train_dataloader, batch_idx):
+            self.read(runner)
+
+    def before_val(self, runner: Runner) -> None:
+        self.read(runner)
+        super().before_val(runner)
+
+    def read(self, runner: Runner) -> None:
+        """Hand over the losses that wait."""
+        waiting, self._waiting = self._waiting, []
+        for outputs in waiting:
+            super().after_train_iter(runner, 0, None, outputs)
 
 
 @HOOKS.register_module()

@@ -99,6 +99,8 @@ class Run:
         Raises:
             CallOverError: it was ended because this call has to end.
         """
+        if self.cpu:
+            limit *= 4  # a processor takes longer, and may be busy
         limit = max(1.0, min(limit, self.left(), self.left_of_call()))
         with open(self.logs / f'{name}.log', 'a') as log:
             log.write(f'$ {" ".join(map(str, command))}\n')
