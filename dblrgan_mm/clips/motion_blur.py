@@ -10,7 +10,7 @@ import numpy as np
 Flows = tuple[np.ndarray, np.ndarray]
 
 
-NEAR_WHITE = 245  # stored values above it may stand for more light than they say
+NEAR_WHITE = 250  # stored values above it may stand for more light than they say
 
 
 def decode_light(frame: np.ndarray, light: str = 'linear', lights: float = 1) -> np.ndarray:
@@ -21,7 +21,7 @@ def decode_light(frame: np.ndarray, light: str = 'linear', lights: float = 1) ->
         light: 'linear' (sRGB's curve), 'gamma' (a power of 2.2) or 'encoded' (no curve).
         lights: How many times brighter than white a clipped value, 255, is taken to be (after Rim
             et al. 2022, "Realistic Blur Synthesis for Learning Image Deblurring"). Compression and
-            shrinking move clipped values, so the factor rises from 1 at 245.
+            shrinking move clipped values, so the factor rises from 1 at 250.
     """
     code = np.arange(256) / 255
     if light == 'linear':

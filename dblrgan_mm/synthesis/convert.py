@@ -90,6 +90,8 @@ def summary(counts: Counter, recipe: Recipe) -> str:
         f'{counts["made"]} clips made, {counts["there"]} were there, {counts["short"]} shots were '
         'too short'
     )
+    if counts['still']:
+        text += f'; {counts["still"]} shots that hardly move have one variant'
     if recipe.max_softness < 1:
         text += f'; {counts["soft"]} of {counts["frames"]} source frames were soft and left out'
     if counts['pairs']:

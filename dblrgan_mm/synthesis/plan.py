@@ -18,6 +18,7 @@ from dblrgan_mm.synthesis.scan import Scan, output_size, scan
 from dblrgan_mm.synthesis.workers import Workers
 
 SUB_FRAME_MOTION = 2  # pixels that fast objects may move between the sub-frames of a variant
+STILL = 0.02  # picture heights; a shot that moves less at its largest stride has one variant
 
 
 @dataclass
@@ -132,8 +133,8 @@ def plan(
     """Divide a source into clips; `taken` says which source makes a folder.
 
     Returns:
-        The clips; and the numbers of shots that are too `short` for one, of `frames`, and of `soft`
-        ones among these.
+        The clips; and the numbers of shots that are too `short` for one, of `still` ones, of
+        `frames`, and of `soft` ones among these.
     """
     largest = recipe.strides[-1]
     stop = recipe.start + recipe.frames_for(recipe.count, largest) if recipe.count else None
@@ -142,7 +143,7 @@ def plan(
     here = Path(os.path.abspath(source))
     stem = recipe.name or (here.name if here.is_dir() else here.stem)
     make = takes_of_variants if recipe.variants > 1 else takes_of_shots
-    takes, short = make(shots, recipe, stem)
+    takes, counts = make(shots, recipe, stem)
     if not takes:
         least, stride = recipe.least_pairs, recipe.strides[0]
         soft = found.soft.sum()
@@ -169,7 +170,8 @@ def plan(
                 f'{taken[clip.folder]}; run once per source, with --name'
             )
     taken.update((clip.folder, source) for clip in clips)
-    return clips, Counter(short=short, frames=found.frames, soft=int(found.soft.sum()))
+    counts.update(frames=found.frames, soft=int(found.soft.sum()))
+    return clips, counts
 
 
 def find_shots(found: Scan, start: int) -> list[Shot]:
@@ -194,11 +196,11 @@ def rng_of(recipe: Recipe, name: str) -> np.random.Generator:
     return np.random.default_rng([recipe.seed, zlib.crc32(name.encode())])
 
 
-def takes_of_shots(shots: list[Shot], recipe: Recipe, stem: str) -> tuple[list[Named], int]:
+def takes_of_shots(shots: list[Shot], recipe: Recipe, stem: str) -> tuple[list[Named], Counter]:
     """Use every shot once, in parts of `max_pairs`.
 
     Returns:
-        Names, parts and random numbers; and how many shots are too short.
+        Names, parts and random numbers; and how many shots are too `short`.
     """
     least = recipe.least_pairs
     takes, short, left = [], 0, recipe.count or sum(len(shot.sharp) for shot in shots)
@@ -216,9 +218,8 @@ def takes_of_shots(shots: list[Shot], recipe: Recipe, stem: str) -> tuple[list[N
                     takes.append(Take(shot.first + first + k * stride, stride, size))
                     left -= size
     names = [stem] if len(takes) == 1 else [f'{stem}_{k:03d}' for k in range(len(takes))]
-    return [
-        (name, take, rng_of(recipe, name)) for name, take in zip(names, takes, strict=True)
-    ], short
+    named = zip(names, takes, strict=True)
+    return [(name, take, rng_of(recipe, name)) for name, take in named], Counter(short=short)
 
 
 def runs_in(shot: Shot, stride: int, reach: int) -> Iterator[tuple[int, int]]:
@@ -231,29 +232,35 @@ def runs_in(shot: Shot, stride: int, reach: int) -> Iterator[tuple[int, int]]:
         i += max(1, int(pairs[i]) * stride)
 
 
-def takes_of_variants(shots: list[Shot], recipe: Recipe, stem: str) -> tuple[list[Named], int]:
+def takes_of_variants(shots: list[Shot], recipe: Recipe, stem: str) -> tuple[list[Named], Counter]:
     """Use every shot `variants` times, each for one clip of up to `max_pairs`.
 
     Start and stride are drawn: the stride from half the largest that fits up to that one, the start
     among those that give the most pairs. A stride fits if the motion between blurry frames does not
-    exceed `recipe.motion`, nor its peak twice that; the smallest one always does.
+    exceed `recipe.motion`, nor its peak twice that; the smallest one always does. A shot that
+    hardly moves has one variant, so that nearly sharp pairs stay a small part of all.
 
     Returns:
-        Names, parts and random numbers; and how many shots are too short.
+        Names, parts and random numbers; and how many shots are too `short`, and how many `still`.
     """
     least = recipe.least_pairs
-    usable = []
+    usable, still = [], set()
     for shot in shots:
         pairs = {s: shot.pairs_from(s, recipe.reach(s)) for s in recipe.strides}
         pairs = {s: each for s, each in pairs.items() if each.max(initial=0) >= least}
         if pairs:
             motion = max(shot.motion, float(np.median(shot.peaks)) / 2)
             slow = {s: each for s, each in pairs.items() if s * motion <= recipe.motion}
-            usable.append((shot, slow or {min(pairs): pairs[min(pairs)]}))
+            pairs = slow or {min(pairs): pairs[min(pairs)]}
+            if max(pairs) * motion < STILL:
+                still.add(len(usable))
+            usable.append((shot, pairs))
     takes = []
     for v in range(recipe.variants):
         left = recipe.count or np.inf
         for k, (shot, pairs) in enumerate(usable):
+            if v and k in still:
+                continue
             name = stem if len(usable) == 1 else f'{stem}_{k:03d}'
             name = f'{name}_v{v}'
             rng = rng_of(recipe, name)
@@ -265,7 +272,7 @@ def takes_of_variants(shots: list[Shot], recipe: Recipe, stem: str) -> tuple[lis
                 peak = float(np.percentile(seen, 95))
                 takes.append((name, Take(shot.first + first, stride, most, peak), rng))
                 left -= most
-    return takes, len(shots) - len(usable)
+    return takes, Counter(short=len(shots) - len(usable), still=len(still))
 
 
 def draw(
@@ -282,9 +289,10 @@ def draw(
             exposure = dict(shutter=round(rng.uniform(*recipe.shutter), 4))
         exposure |= dict(sub_frames=recipe.sub_frames)
     w, h = output_size(*size, draw_height(size[1], recipe.heights, rng))
-    if take.peak is not None and not recipe.window:  # slow objects need fewer
+    if take.peak is not None and not recipe.window:  # slow objects need fewer; at least 3 in all
         needed = math.ceil(take.peak * h / SUB_FRAME_MOTION)
-        exposure['sub_frames'] = min(recipe.sub_frames, max(2, needed))
+        least = math.ceil(2 / (exposure.get('shutter', 1) * take.stride))
+        exposure['sub_frames'] = max(least, min(recipe.sub_frames, max(2, needed)))
     if recipe.lights[1] > 1:
         exposure |= dict(lights=round(rng.uniform(*recipe.lights), 4))
     settings = exposure | dict(stride=take.stride, height=h, width=w)
