@@ -13,8 +13,10 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
+from dblrgan_mm import launch
 from dblrgan_mm.clips import layouts
 from dblrgan_mm.errors import UserError
+from dblrgan_mm.inference.checkpoint import read_content
 from dblrgan_mm.models import DBLRNet, MultiScaleDBLRNet
 
 ROOT = Path(__file__).parents[2]
@@ -317,6 +319,47 @@ def test_the_plain_loop(config, network, sample_store, tmp_path):
     stored = torch.load(file, weights_only=True)['state_dict']
     weights = {name.removeprefix('generator.'): value for name, value in stored.items()}
     network().load_state_dict(weights)
+
+
+class TestConfigs:
+    TINY = [
+        'model.generator.channels=[4,8]', 'model.generator.num_blocks=[0,1]',
+        'train_dataloader.batch_size=2', 'train_dataloader.dataset.crop_size=48',
+        'val_dataloader.dataset.indices=2', 'default_hooks.checkpoint.max_keep_ckpts=9',
+        *(f'{part}_dataloader.{key}' for part in ('train', 'val')
+          for key in ('num_workers=0', 'persistent_workers=False')),
+    ]  # fmt: skip
+
+    @pytest.mark.parametrize('name', ['dblrnet_ms', 'dblrnet_plus'])
+    def test_data_root_reaches_the_clips_on_the_device(self, name, tmp_path):
+        arguments = [str(ROOT / 'configs' / 'gpu' / f'{name}.py'), '--data-root', '/store',
+                     '--work-dir', str(tmp_path)]  # fmt: skip
+        cfg = launch.load_config(launch.argument_parser('').parse_args(arguments))
+        assert cfg.model.data_preprocessor.data_root == '/store'
+        assert cfg.train_dataloader.dataset.data_root == '/store'
+        assert cfg.val_dataloader.dataset.data_root == '/store'
+        assert [metric.type for metric in cfg.val_evaluator] == ['PSNR']
+        warm_up, cosine = cfg.param_scheduler
+        assert cosine.begin == warm_up.end
+        assert cosine.end == cosine.begin + cosine.T_max == cfg.train_cfg.max_iters
+
+    @pytest.mark.slow
+    def test_a_resumed_run_is_an_exact_one(self, call_tool, sample_store, tmp_path):
+        def train(work, iterations, *arguments):
+            done = call_tool(
+                'train', ROOT / 'configs' / 'gpu' / 'dblrnet_ms.py', '--data-root', sample_store,
+                '--work-dir', tmp_path / work, *arguments, '--cfg-options', *self.TINY,
+                f'train_cfg.max_iters={iterations}', 'default_hooks.checkpoint.interval=4',
+            )  # fmt: skip
+            assert done.code == 0, done.err
+            return read_content(tmp_path / work / f'iter_{iterations}.pth')
+
+        whole = train('whole', 8)
+        train('parts', 4)
+        resumed = train('parts', 8, '--resume')
+        for part in ('state_dict', 'ema_state_dict'):
+            for name, value in whole[part].items():
+                assert torch.equal(torch.as_tensor(value), torch.as_tensor(resumed[part][name]))
 
 
 @pytest.mark.slow
