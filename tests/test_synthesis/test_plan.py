@@ -61,7 +61,7 @@ class TestHandShutters:
         assert shutters.shape == (50, 36)
         assert shutters.min() >= 0.05
         assert shutters.max() <= 1
-        assert (shutters < 0.2).mean() > 0.1
+        assert 0.05 < (shutters < 0.2).mean() < 0.2
         assert (shutters > 0.8).mean() > 0.1
         steps = np.abs(np.diff(shutters, axis=1)).mean()
         assert 0.05 < steps < 0.8 * np.abs(shutters - rng.permuted(shutters, axis=1)).mean()
