@@ -3,9 +3,11 @@
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -55,7 +57,11 @@ def call(tool, tmp_path, monkeypatch, capsys):
                                for name, function, least, needed in parts)  # fmt: skip
         command = ['run.py', '--work', tmp_path / 'work', '--device', 'cpu', *arguments]
         monkeypatch.setattr(sys, 'argv', list(map(str, command)))
-        code = tool.main()
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            code = tool.main()
+        finally:
+            signal.signal(signal.SIGTERM, before)
         status = json.loads((tmp_path / 'work' / 'status.json').read_text())
         return SimpleNamespace(code=code, out=capsys.readouterr().out, status=status)
 
@@ -149,6 +155,16 @@ class TestCalls:
         done = call([('slow', slow, 0, False)])
         assert done.status['parts']['slow']['state'] == 'failed'
         assert 'it took too long, or the time is over' in done.out
+
+    def test_sigterm_ends_the_part_and_leaves_a_report(self, call, tmp_path):
+        def stopped(run):
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            run.command('stopped', '-c', 'import time; time.sleep(60)', limit=100)
+
+        with pytest.raises(SystemExit, match='ended by SIGTERM'):
+            call([('stopped', stopped, 0, False)])
+        report = (tmp_path / 'work' / 'out' / 'report.md').read_text()
+        assert '| stopped | running |' in report
 
 
 class TestMachine:

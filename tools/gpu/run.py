@@ -629,6 +629,7 @@ def main() -> int:
     args.work = args.work.resolve()
     args.out = (args.out or args.work / 'out').resolve()
     args.site = args.site.resolve()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('ended by SIGTERM'))
     run = Run(args)
     try:
         line = do_parts(run)
