@@ -1,9 +1,11 @@
 """Places of training crops, for clips that are kept on the device."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
 from dblrgan_mm import compat
@@ -36,8 +38,9 @@ class ClipPlacesDataset(Dataset):
 
     Raises:
         ValueError: for an argument outside of these.
-        DatasetError: if the folder is no clip store, a clip has no sharp frames, fewer frames than
-            a window, or frames smaller than a crop; names the clip.
+        DatasetError: if the folder is no clip store, a clip has no sharp frames, or all clips are
+            shorter than a window or smaller than a crop. Single ones are left out, and named in
+            the log.
     """
 
     metainfo = dict(dataset_type='video_clip', task_name='video_deblurring')
@@ -63,24 +66,25 @@ class ClipPlacesDataset(Dataset):
         self.crop_size = crop_size
         self.candidates = candidates
         reach = num_frames // 2
-        windows = []
+        windows, left_out = [], []
         self.sizes = []  # rows and columns of each clip's frames
         entries = stored_shapes(Path(data_root), split, layout, layout_args or {})
         for i, (name, entry) in enumerate(entries.items()):
             _, length, height, width, _ = entry['shape']
-            where = f'clip {name} of the clip store {data_root}, split {split}'
-            if length < num_frames:
-                raise DatasetError(
-                    f'{where}: {length} frames, a window has {num_frames}. Leave the clip out.'
-                )
-            if min(height, width) < crop_size:
-                raise DatasetError(
-                    f'{where}: its frames of {width}x{height} are smaller than the crop of '
-                    f'{crop_size}x{crop_size}. Set crop_size to at most {min(height, width)}, or '
-                    'leave the clip out.'
-                )
             self.sizes.append((height, width))
-            windows += [(i, frame) for frame in range(reach, length - reach)]
+            if length < num_frames or min(height, width) < crop_size:
+                left_out.append(f'{name} ({length} frames of {width}x{height})')
+            else:
+                windows += [(i, frame) for frame in range(reach, length - reach)]
+        if left_out:
+            message = (
+                f'{len(left_out)} of {len(entries)} clips of {data_root}, split {split}, are '
+                f'shorter than {num_frames} frames or smaller than {crop_size}x{crop_size}: '
+                f'{", ".join(left_out[:5])}{", ..." if len(left_out) > 5 else ""}'
+            )
+            if not windows:
+                raise DatasetError(f'{message}. Set a smaller crop_size, or use other clips.')
+            print_log(f'{message}. They are left out.', 'current', logging.WARNING)
         self.windows = np.array(windows)
 
     def __len__(self) -> int:

@@ -9,6 +9,7 @@ from mmagic.registry import DATASETS, MODELS
 from mmengine.dataset import default_collate, pseudo_collate
 from torch.utils.data import DataLoader
 
+import dblrgan_mm.models  # noqa: F401  (registers)
 from dblrgan_mm.clips import clip_store
 from dblrgan_mm.clips.device_clips import DeviceClips
 from dblrgan_mm.datasets import ClipPlacesDataset
@@ -169,13 +170,19 @@ class TestErrors:
         with pytest.raises(DatasetError, match='is no clip store'):
             ClipPlacesDataset(str(tmp_path), 'train', 48)
 
-    def test_crop_larger_than_the_frames(self, store):
-        with pytest.raises(DatasetError, match=r'smaller than the crop.*crop_size to at most 144'):
+    def test_crop_larger_than_all_frames(self, store):
+        with pytest.raises(
+            DatasetError, match=r'3 of 3 clips .*\(12 frames of 254x144\).*crop_size'
+        ):
             ClipPlacesDataset(str(store), 'train', 145)
 
-    def test_clip_shorter_than_a_window(self, store):
-        with pytest.raises(DatasetError, match='10 frames, a window has 11'):
-            ClipPlacesDataset(str(store), 'train', 48, num_frames=11)
+    def test_clips_shorter_than_a_window_are_left_out(self, store):
+        names = list(clip_store.read_split('gopro', store, 'train', {}))
+        found = ClipPlacesDataset(str(store), 'train', 48, num_frames=11)
+        clips = {names[clip] for clip in found.windows[:, 0]}
+        assert clips == {'gopro_walk_a'}
+        places = {int(found[i]['places'][0, 0]) for i in range(len(found))}
+        assert {names[i] for i in places} == clips
 
     def test_arguments(self, store):
         with pytest.raises(ValueError, match='num_frames must be odd'):

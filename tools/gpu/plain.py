@@ -124,7 +124,8 @@ def draw(clips, count: int, crop: int, reach: int, device: torch.device) -> torc
     def below(limit: torch.Tensor) -> torch.Tensor:
         return (torch.rand(shape, device=device) * limit).long()
 
-    frames = (clips.lengths - 2 * reach).float()
+    fits = clips.sizes.amin(dim=1) >= crop
+    frames = torch.where(fits, clips.lengths - 2 * reach, 0).clamp(min=0).float()
     clip = torch.multinomial(frames, count * CANDIDATES, replacement=True).view(shape)
     top, left = (below(clips.sizes[clip][..., i] - crop + 1) for i in (0, 1))
     code = torch.randint(8, (count, 1), device=device).expand(shape)
