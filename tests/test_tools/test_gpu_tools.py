@@ -268,6 +268,26 @@ class TestTraining:
         assert 'out of time' in done.status['parts']['train']['note']
 
 
+class TestBestCheckpoint:
+    @pytest.mark.parametrize(
+        ('names', 'iterations', 'expected'),
+        [
+            ([], 10, None),
+            (['plain.pth'], 10, 'plain.pth'),
+            (['iter_9.pth', 'iter_10.pth', 'plain.pth'], 20, 'iter_10.pth'),
+            (['iter_10.pth', 'best_PSNR_iter_5.pth'], 10, 'best_PSNR_iter_5.pth'),
+            (['iter_9.pth', 'best_PSNR_iter_5.pth'], 10, 'iter_9.pth'),
+        ],
+    )
+    def test_of_a_training(self, tool, tmp_path, names, iterations, expected):
+        (tmp_path / 'training').mkdir()
+        for name in names:
+            (tmp_path / 'training' / name).touch()
+        run = SimpleNamespace(work=tmp_path, facts=dict(iterations=iterations))
+        found = tool.best_checkpoint(run)
+        assert (found and found.name) == expected
+
+
 class TestPack:
     def test_versions_are_those_of_the_lock(self):
         wanted = load('pack').locked(ROOT / 'requirements' / 'lock.txt')

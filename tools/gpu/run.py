@@ -541,10 +541,18 @@ def do_parts(run: Run) -> str:
 
 
 def best_checkpoint(run: Run) -> Path | None:
-    """The checkpoint of the best validation, else the newest, else that of the plain loop."""
+    """The checkpoint of the best validation; the newest one while the training is not over, or
+    if it was cut off before its last validation; else that of the plain loop."""
     work = run.work / 'training'
-    newest = sorted(work.glob('iter_*.pth'), key=lambda path: int(path.stem.split('_')[1]))
-    found = [*sorted(work.glob('best_*.pth')), *reversed(newest), work / 'plain.pth']
+
+    def iteration(path: Path) -> int:
+        return int(path.stem.rsplit('_', 1)[1])
+
+    newest = sorted(work.glob('iter_*.pth'), key=iteration, reverse=True)
+    best = sorted(work.glob('best_*.pth'), key=iteration, reverse=True)
+    whole = bool(newest) and iteration(newest[0]) == run.facts.get('iterations')
+    found = [*best, *newest] if whole else [*newest, *best]
+    found.append(work / 'plain.pth')
     return next((path for path in found if path.is_file()), None)
 
 
