@@ -9,8 +9,8 @@ from mmagic.registry import METRICS
 from mmengine.evaluator import BaseMetric
 
 from dblrgan_mm.evaluation import InputMetric, WarpingError
+from dblrgan_mm.inference.checkpoint import Generator
 from dblrgan_mm.inference.deblurrer import Deblurrer
-from dblrgan_mm.inference.strip_network import StripDBLRNet
 from dblrgan_mm.models import (
     AdversarialLoss,
     ContentLoss,
@@ -26,6 +26,14 @@ NETWORKS = {
     'one frame': lambda: DBLRNet(mid_channels=8, num_blocks=1, num_frames=1),
     'multi-scale': lambda: MultiScaleDBLRNet(channels=(4, 8), num_blocks=(1, 1)),
 }
+
+
+def deblurrer(device: torch.device, dtype: torch.dtype) -> Deblurrer:
+    arguments = dict(mid_channels=8, num_blocks=1, num_frames=5, color='luma', residual=False)
+    architecture = dict(type='DBLRNet', **arguments, norm='BN', fusion='slow')
+    return Deblurrer.from_generator(
+        Generator(architecture, DBLRNet(**arguments).state_dict()), device, dtype
+    )
 
 
 def test_a_tensor_left_on_the_cpu_is_found(fake_cuda):
@@ -68,12 +76,9 @@ def test_adversarial_loss(fake_cuda, form):
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('tile', [None, 8])
 @pytest.mark.parametrize('kind', [torch.uint8, torch.uint16, torch.float32])
-def test_strip_network(fake_cuda, dtype, tile, kind):
-    net = NETWORKS['paper']()
-    architecture = dict(num_frames=5, color='luma', residual=False)
-    strips = StripDBLRNet(net.state_dict(), architecture, dtype).to(fake_cuda)
+def test_network_of_a_deblurrer(fake_cuda, dtype, tile, kind):
     windows = torch.zeros(2, 5, 3, 33, 20, dtype=kind)
-    restored = strips(windows, tile)
+    restored = deblurrer(fake_cuda, dtype).network(windows, tile)
     assert restored.device.type == 'cuda'
     assert restored.shape == (2, 3, 33, 20)
 
@@ -81,15 +86,12 @@ def test_strip_network(fake_cuda, dtype, tile, kind):
 @pytest.mark.parametrize('like', [torch.uint8, torch.uint16])
 def test_frames_leave_a_deblurrer_as_they_came(fake_cuda, like):
     """Without the check for numbers that are not finite, which needs content."""
-    net = NETWORKS['paper']()
-    architecture = dict(num_frames=5, color='luma', residual=False)
-    network = StripDBLRNet(net.state_dict(), architecture, torch.bfloat16).to(fake_cuda)
-    deblurrer = Deblurrer(network, fake_cuda, tile=8)
+    ours = deblurrer(fake_cuda, torch.bfloat16)
     frame = torch.zeros(3, 24, 16, dtype=like)
-    batch = [torch.stack([deblurrer._to_device(frame)] * 5)] * 2
-    restored, _ = deblurrer._compute(torch.stack(batch), 8)
+    batch = [torch.stack([ours._to_device(frame)] * 5)] * 2
+    restored, _ = ours._compute(torch.stack(batch), 8)
     assert restored.device.type == 'cuda'
-    frames = deblurrer._as_they_came(restored, frame)
+    frames = ours._as_they_came(restored, frame)
     assert [(f.dtype, f.device.type, f.shape) for f in frames] == [(like, 'cuda', (3, 24, 16))] * 2
 
 
