@@ -23,10 +23,10 @@ def export(generator: Any, path: Path) -> None:
     """Write the network."""
     import torch
 
+    from dblrgan_mm.inference.architectures import build_network
     from dblrgan_mm.inference.onnx_network import INPUT, OUTPUT
-    from dblrgan_mm.inference.strip_network import StripDBLRNet
 
-    network = StripDBLRNet(generator.state_dict, generator.architecture).eval()
+    network = build_network(generator.state_dict, generator.architecture).eval()
     frames = generator.architecture['num_frames']
     axes = {3: 'height', 4: 'width'}
     with warnings.catch_warnings():
@@ -54,9 +54,9 @@ def describe(generator: Any, path: Path, **more: Any) -> None:
     except ImportError as error:
         raise UserError('the export needs onnx: pip install "dblrgan_mm[onnx]"') from error
 
-    from dblrgan_mm.inference.strip_network import StripDBLRNet
+    from dblrgan_mm.inference.architectures import build_network
 
-    halo = StripDBLRNet(generator.state_dict, generator.architecture).halo
+    halo = build_network(generator.state_dict, generator.architecture).halo
     model = onnx.load(str(path))
     told = {key: value for key, value in generator.meta.items() if key not in ('cfg', 'config')}
     told |= dict(architecture=generator.architecture, halo=halo, **more)
@@ -68,10 +68,10 @@ def largest_difference(generator: Any, path: Path) -> float:
     """Between torch and onnxruntime, over three sizes, colours in [0, 1]."""
     import torch
 
+    from dblrgan_mm.inference.architectures import build_network
     from dblrgan_mm.inference.onnx_network import OnnxDBLRNet
-    from dblrgan_mm.inference.strip_network import StripDBLRNet
 
-    network = StripDBLRNet(generator.state_dict, generator.architecture)
+    network = build_network(generator.state_dict, generator.architecture)
     onnx_network = OnnxDBLRNet(path, torch.device('cpu'))
     differences = []
     for count, height, width in SIZES:

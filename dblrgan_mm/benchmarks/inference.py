@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from dblrgan_mm import measuring
+from dblrgan_mm import measuring, models
 from dblrgan_mm.benchmarks.ways import dtypes_of, named, processes
 from dblrgan_mm.clips.frames import read_frame
 from dblrgan_mm.clips.sources import frame_paths
@@ -22,7 +22,6 @@ from dblrgan_mm.errors import LaunchError, UserError
 from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference.checkpoint import load_generator
 from dblrgan_mm.inference.deblurrer import find_device, released
-from dblrgan_mm.models.dblrnet import DBLRNet
 
 PLAIN = 'plain loop, float32'
 
@@ -53,10 +52,11 @@ def choose(kind: str, source: str, device: str, dtype: str | None) -> None:
         )
 
 
-def plain_network(checkpoint: str) -> DBLRNet:
-    """DBLRNet as it is trained."""
+def plain_network(checkpoint: str) -> nn.Module:
+    """The generator as it is trained."""
     generator = load_generator(checkpoint)
-    network = DBLRNet(**generator.architecture)
+    arguments = dict(generator.architecture)
+    network = getattr(models, arguments.pop('type'))(**arguments)
     network.load_state_dict(generator.state_dict)
     return network.eval()
 

@@ -1,4 +1,4 @@
-"""Checkpoints of DBLRNet: what they hold, and writing ones that say what they are."""
+"""Checkpoints of generators: what they hold, and writing ones that say what they are."""
 
 import ast
 import errno
@@ -18,17 +18,24 @@ import torch
 
 from dblrgan_mm import __version__, files
 from dblrgan_mm.errors import UserError
+from dblrgan_mm.inference.architectures import (
+    ARCHITECTURES,
+    MARKERS,
+    TYPES,
+    build_network,
+    find_architecture,
+    infer_architecture,
+)
 
-ARGUMENTS = ('num_frames', 'color', 'mid_channels', 'num_blocks', 'norm', 'residual', 'fusion')
 _TAG = re.compile(r'-([0-9a-f]{8})$')  # ends the name of a published file, as torch.hub has it
 
 
 @dataclass
 class Generator:
-    """A trained DBLRNet.
+    """A trained generator.
 
     Attributes:
-        architecture: arguments of ``DBLRNet``.
+        architecture: its type, 'DBLRNet' or 'MultiScaleDBLRNet', and that class's arguments.
         state_dict: its weights, on the CPU.
         averaged: whether the weights are a training's moving average (EMA).
         meta: what the checkpoint says of itself, empty where it says nothing.
@@ -44,13 +51,13 @@ def load_generator(path: str | Path) -> Generator:
     """Read the generator from a published file, a training's checkpoint or a bare state dict.
 
     Nothing in the file is executed: it is read with ``weights_only=True``. The architecture is
-    taken from the weights' shapes; ``residual``, which has no shape, from the description in a
-    published file, from the config in a training's checkpoint, or from what the network does to a
-    uniform grey clip.
+    taken from the weights' names and shapes. ``residual`` of a DBLRNet, which has no shape, is
+    taken from the description in a published file, from the config in a training's checkpoint, or
+    from what the network does to a uniform grey clip.
 
     Raises:
         UserError: the file is missing, no checkpoint, damaged, would run code, or holds no
-            DBLRNet; says which.
+            known generator; says which.
     """
     path = Path(path)
     content = read_content(path)
@@ -58,7 +65,7 @@ def load_generator(path: str | Path) -> Generator:
         return _interpret(content, path)
     except (RuntimeError, MemoryError) as error:  # sizes too large, unheard-of kinds of tensors
         raise UserError(
-            f'{path}: its weights cannot be used, it is damaged or no checkpoint of DBLRNet; give '
+            f'{path}: its weights cannot be used, it is damaged or no checkpoint of {TYPES}; give '
             'another one'
         ) from error
 
@@ -74,15 +81,15 @@ def _interpret(content: dict, path: Path) -> Generator:
     averaged = averaged or 'ema_state_dict' in content
     if not state_dict:
         raise UserError(
-            f'{path}: holds no DBLRNet (no head.0.weight among its {len(stored)} entries); give a '
-            'checkpoint of DBLRNet or DBLRGAN'
+            f'{path}: holds no {TYPES} (no {MARKERS} among its {len(stored)} entries); give a '
+            f'checkpoint of {TYPES}, or of DBLRGAN'
         )
     try:
         architecture = infer_architecture(state_dict)
     except (KeyError, ValueError, AttributeError, IndexError) as error:
         raise UserError(
-            f'{path}: its weights are not those of a whole DBLRNet: {error}; give a checkpoint of '
-            'DBLRNet or DBLRGAN'
+            f'{path}: its weights are not those of a whole {find_architecture(state_dict)}: '
+            f'{error}; give a checkpoint of {TYPES}, or of DBLRGAN'
         ) from error
     for name, weight in state_dict.items():
         if not weight.isfinite().all():
@@ -91,13 +98,19 @@ def _interpret(content: dict, path: Path) -> Generator:
                 'or the file is damaged; take another checkpoint'
             )
     described = meta.get('architecture')
+    has_residual = ARCHITECTURES[architecture['type']].residual
     if described is None:
-        residual = _residual_in_config(meta.get('cfg'))
-        architecture['residual'] = _is_residual(state_dict) if residual is None else residual
+        if has_residual:
+            residual = _residual_in_config(meta.get('cfg'))
+            residual = _is_residual(state_dict, architecture) if residual is None else residual
+            architecture['residual'] = residual
     else:
-        if not isinstance(described, dict) or not isinstance(described.get('residual'), bool):
+        if not isinstance(described, dict) or (
+            has_residual and not isinstance(described.get('residual'), bool)
+        ):
             raise UserError(f'{path}: its description of the architecture cannot be read')
-        architecture['residual'] = described['residual']
+        if has_residual:
+            architecture['residual'] = described['residual']
         averaged = averaged or meta.get('averaged') is True
     return Generator(architecture, state_dict, averaged, meta)
 
@@ -124,7 +137,7 @@ def publish(
         UserError: there is such a file already.
     """
     description = dict(
-        architecture=dict(type='DBLRNet', **generator.architecture),
+        architecture=generator.architecture,
         training_data=training_data,
         metric=metric,
         averaged=generator.averaged,
@@ -147,71 +160,6 @@ def publish(
         )
     files.write_whole(final, content)
     return final
-
-
-def infer_architecture(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """``DBLRNet``'s arguments from the shapes of its weights, all but ``residual``.
-
-    Raises:
-        ValueError: a weight is missing, unknown, or of a shape that contradicts the others.
-    """
-    t1, t2 = (_shape(state_dict, f'head.{i}.weight', 5)[2] for i in (0, 2))
-    channels = _shape(state_dict, 'head.0.weight', 5)[1]
-    mid = _shape(state_dict, 'head.2.weight', 5)[0]
-    frames = t1 + t2 - 1
-    if (
-        channels not in (1, 3)
-        or frames % 2 == 0
-        or t1 not in (min(3, frames), frames)
-        or mid < 4
-        or mid % 4
-    ):
-        raise ValueError(
-            f'{channels} channel(s), {frames} frames and {mid} maps are none that DBLRNet has'
-        )
-    numbers = [int(m[1]) for key in state_dict if (m := re.match(r'body\.(\d{1,6})\.', key))]
-    blocks = max(numbers, default=-1) + 1
-    norm = 'BN' if any('.norm' in key for key in state_dict) else None
-    if blocks > len(numbers):
-        raise ValueError(f'of {blocks} residual blocks some are missing')
-
-    wide = 4 * mid
-    convs = {'head.0': (mid // 4, channels, t1, 3, 3), 'head.2': (mid, mid // 4, t2, 3, 3)}
-    for i in range(blocks):
-        convs |= {f'body.{i}.conv{k}': (mid, mid, 3, 3) for k in (1, 2)}
-    for name, shape in zip((0, 2, 4), ((wide, mid), (wide, wide), (channels, wide)), strict=True):
-        convs[f'tail.{name}'] = (*shape, 3, 3)
-    shapes = {f'{name}.weight': shape for name, shape in convs.items()}
-    shapes |= {f'{name}.bias': shape[:1] for name, shape in convs.items()}
-    if norm:
-        for name in [f'body.{i}.norm{k}' for i in range(blocks) for k in (1, 2)]:
-            keys = ('weight', 'bias', 'running_mean', 'running_var')
-            shapes |= {f'{name}.{key}': (mid,) for key in keys}
-    for key, shape in shapes.items():
-        if _shape(state_dict, key, len(shape)) != shape:
-            raise ValueError(f'{key} is {tuple(state_dict[key].shape)}, not {shape}')
-        if not state_dict[key].is_floating_point():
-            raise ValueError(f'{key} is of {state_dict[key].dtype}, not floating')
-    unknown = [k for k in state_dict if k not in shapes and not k.endswith('num_batches_tracked')]
-    if unknown:
-        raise ValueError(f'{unknown[0]} is unknown')
-    return dict(
-        num_frames=frames,
-        color='luma' if channels == 1 else 'rgb',
-        mid_channels=mid,
-        num_blocks=blocks,
-        norm=norm,
-        fusion='early' if t1 > 3 else 'slow',
-    )
-
-
-def _shape(state_dict: Mapping[str, torch.Tensor], key: str, axes: int) -> tuple[int, ...]:
-    if key not in state_dict:
-        raise ValueError(f'{key} is missing')
-    shape = tuple(state_dict[key].shape)
-    if len(shape) != axes:
-        raise ValueError(f'{key} is {shape}, not of {axes} axes')
-    return shape
 
 
 def read_content(path: Path) -> dict:
@@ -258,7 +206,7 @@ def read_content(path: Path) -> dict:
     if not isinstance(content, dict):
         raise UserError(
             f'{path}: holds a {type(content).__name__}, not the weights of a network; give a '
-            'checkpoint of DBLRNet or DBLRGAN'
+            f'checkpoint of {TYPES}, or of DBLRGAN'
         )
     return content
 
@@ -310,7 +258,7 @@ def _generator_weights(stored: Mapping[str, Any]) -> tuple[dict[str, torch.Tenso
     prefixes = ['generator_ema.module.'] * averaged + ['generator.module.', 'generator.', 'module.']
     named = {k: v for k, v in stored.items() if isinstance(k, str)}
     for prefix in (*prefixes, ''):
-        if f'{prefix}head.0.weight' in named:
+        if find_architecture(named, prefix) is not None:
             found = {k[len(prefix) :]: v for k, v in named.items() if k.startswith(prefix)}
             if all(isinstance(value, torch.Tensor) for value in found.values()):
                 return found, prefix.startswith('generator_ema')
@@ -318,7 +266,7 @@ def _generator_weights(stored: Mapping[str, Any]) -> tuple[dict[str, torch.Tenso
 
 
 def _residual_in_config(config: Any) -> bool | None:
-    """``residual`` of the generator in the text of an MMEngine config; None if it tells not.
+    """``residual`` of the DBLRNet in the text of an MMEngine config; None if it is not there.
 
     The text is parsed, not run.
     """
@@ -335,12 +283,9 @@ def _residual_in_config(config: Any) -> bool | None:
     return None
 
 
-def _is_residual(state_dict: Mapping[str, torch.Tensor]) -> bool:
+def _is_residual(state_dict: Mapping[str, torch.Tensor], architecture: Mapping[str, Any]) -> bool:
     """Whether a network predicts a difference: that of a uniform grey clip is near 0, not 0.5."""
-    from dblrgan_mm.inference.strip_network import StripDBLRNet
-
-    architecture = infer_architecture(state_dict) | dict(residual=True)
-    network = StripDBLRNet(state_dict, architecture)
+    network = build_network(state_dict, dict(architecture, residual=True))
     with torch.inference_mode():
-        out = network(torch.full((1, architecture['num_frames'], 3, 33, 33), 0.5))
+        out = network(torch.full((1, network.num_frames, 3, 33, 33), 0.5))
     return bool(out.mean() - 0.5 < 0.25)

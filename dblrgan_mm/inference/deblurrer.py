@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from dblrgan_mm.errors import UserError
+from dblrgan_mm.inference.architectures import build_network
 from dblrgan_mm.inference.checkpoint import Generator, load_generator, sha256
 from dblrgan_mm.inference.int8 import capabilities
-from dblrgan_mm.inference.strip_network import StripDBLRNet
+from dblrgan_mm.inference.strip_network import StripNetwork
 
 logger = logging.getLogger('dblrgan_mm')
 
@@ -47,7 +48,7 @@ class Deblurrer:
     frames are reflected, as in a test by ``VideoClipDataset``, so that both give the same.
 
     Args:
-        network: what restores windows, e.g. a ``StripDBLRNet``.
+        network: what restores windows, e.g. a ``StripNetwork``.
         device: where it runs.
         tile: rows that are computed at once (for an ONNX file: rows and columns). The result
             does not depend on it. None: on a CPU what suits its cache, on a GPU what fits into its
@@ -99,8 +100,9 @@ class Deblurrer:
 
         Args:
             path: a file by ``tools/publish_model.py``, a training's checkpoint, a state dict of
-                ``DBLRNet``, or an ONNX file by ``tools/export_onnx.py``; or the name of weights
-                that come with the package, 'dblrnet_plus' (None) or 'dblrgan_plus'.
+                ``DBLRNet`` or ``MultiScaleDBLRNet``, or an ONNX file by
+                ``tools/export_onnx.py``; or the name of weights that come with the package,
+                'dblrnet_plus' (None) or 'dblrgan_plus'.
             device: 'cpu', 'cuda', 'cuda:1' and so on; 'auto' takes a GPU if there is one.
             dtype: 'float32', 'bfloat16' or 'float16'; 'auto' takes the fastest of these that the
                 device has: on a GPU by its generation, on a CPU bfloat16 if a short measurement
@@ -144,7 +146,7 @@ class Deblurrer:
         compile: bool = False,
     ) -> 'Deblurrer':
         """Use a generator that is loaded already; arguments as above."""
-        network = StripDBLRNet(generator.state_dict, generator.architecture, dtype)
+        network = build_network(generator.state_dict, generator.architecture, dtype)
         deblurrer = cls(network, device, tile, compile)
         network.to(device)
         deblurrer.meta = generator.meta
@@ -267,19 +269,20 @@ class Deblurrer:
     def _choose_tile(self, windows: torch.Tensor) -> int:
         height, width = windows.shape[-2:]
         network = self.network
-        if not isinstance(network, StripDBLRNet):
+        if not isinstance(network, StripNetwork):
             return network.default_tile
         row = len(windows) * width * network.bytes_a_pixel
         if self.device.type == 'cuda':
             free = torch.cuda.mem_get_info(self.device)[0]
             # input and output of the widest layer, the library's workspace, and as much again
             return int(min(height, max(1, free / (4 * row))))
-        return min(height, max(6, int(_CACHE / row) // 6 * 6))
+        step = network.row_step
+        return min(height, max(step, int(_CACHE / row) // step * step))
 
     def _compile_if_faster(self, windows: torch.Tensor, rows: int) -> None:
         """Measure the network as it is and compiled, and keep the faster."""
         network = self.network
-        if not isinstance(network, StripDBLRNet):
+        if not isinstance(network, StripNetwork):
             return
 
         def seconds() -> float:

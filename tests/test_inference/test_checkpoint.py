@@ -1,5 +1,6 @@
 """What is read from checkpoints, and what is refused."""
 
+import inspect
 import os
 import pickle
 from pathlib import Path
@@ -12,9 +13,11 @@ from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from test_strip_network import trained
 
+from dblrgan_mm import models
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference import Deblurrer
-from dblrgan_mm.inference.checkpoint import ARGUMENTS, load_generator
+from dblrgan_mm.inference.architectures import ARCHITECTURES as KINDS
+from dblrgan_mm.inference.checkpoint import load_generator
 from dblrgan_mm.models import DBLRNet
 
 ARCHITECTURES = [
@@ -76,14 +79,24 @@ class TestArchitecture:
     def test_is_read_off_the_weights(self, tmp_path, arguments, residual, store):
         net = acting(residual, **arguments)
         generator = load_generator(saved(tmp_path, store(net.state_dict())))
-        expected = dict(fusion='slow') | arguments | dict(residual=residual)
+        expected = dict(type='DBLRNet', fusion='slow') | arguments | dict(residual=residual)
         assert generator.architecture == expected
         assert_weights(generator, net)
-        DBLRNet(**generator.architecture).load_state_dict(generator.state_dict)
+        del expected['type']
+        DBLRNet(**expected).load_state_dict(generator.state_dict)
 
-    def test_it_names_every_argument(self):
-        names = DBLRNet.__init__.__code__.co_varnames[1 : DBLRNet.__init__.__code__.co_argcount]
-        assert (*ARGUMENTS, 'init_cfg') == names
+    @pytest.mark.parametrize('kind', KINDS)
+    def test_it_names_every_argument(self, tmp_path, kind):
+        network = getattr(models, kind)
+        generator = load_generator(saved(tmp_path, network().state_dict()))
+        assert generator.architecture.pop('type') == kind
+        assert {*generator.architecture, 'init_cfg'} == {*inspect.signature(network).parameters}
+
+    def test_markers_belong_to_one_kind_each(self):
+        for kind, known in KINDS.items():
+            for other in KINDS:
+                has_it = known.marker in getattr(models, other)().state_dict()
+                assert has_it is (other == kind)
 
     @pytest.mark.parametrize(('config', 'residual'), [('sample', True), ('gopro', False)])
     def test_residual_is_taken_from_a_trainings_config(self, tmp_path, repo, config, residual):
@@ -151,6 +164,7 @@ def test_a_real_training(tmp_path, training, legacy):
     generator = load_generator(path)
     assert generator.averaged
     assert generator.architecture == dict(
+        type='DBLRNet',
         num_frames=5,
         color='luma',
         mid_channels=16,
@@ -294,7 +308,10 @@ class TestRefused:
         [
             (torch.zeros(3), 'holds a Tensor, not the weights'),
             (dict(state_dict=torch.zeros(3)), 'no dictionary of weights'),
-            ({'conv_first.weight': torch.zeros(3)}, r'holds no DBLRNet \(no head.0.weight'),
+            (
+                {'conv_first.weight': torch.zeros(3)},
+                r'holds no DBLRNet or MultiScaleDBLRNet \(no head.0.weight or down.0.weight among',
+            ),
             ({'head.0.weight': torch.zeros(3)}, r'head.2.weight is missing|not of 5 axes'),
             ({'head.0.weight': 'text'}, 'holds no DBLRNet'),
             ({3: 4}, 'holds no DBLRNet'),

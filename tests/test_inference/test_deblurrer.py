@@ -371,7 +371,7 @@ class TestDevice:
 
 def test_from_generator(clip):
     net = trained()
-    architecture = dict(num_frames=5, color='luma', residual=False)
+    architecture = dict(type='DBLRNet', num_frames=5, color='luma', residual=False)
     deblurrer = Deblurrer.from_generator(Generator(architecture, net.state_dict()))
     with torch.inference_mode():
         window = torch.from_numpy(np.stack(clip[:5])).permute(0, 3, 1, 2)[None].float() / 255

@@ -1,0 +1,106 @@
+"""Layers of the networks for inference, and what they do to frames."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dblrgan_mm.inference.int8 import Int8Conv
+from dblrgan_mm.inference.winograd import NarrowConv, RowWinograd
+
+_WIDE = 48  # maps, in and out, from which on it pays to have fewer multiplications
+_LUMA = (0.299, 0.587, 0.114)  # BT.601, as dblrgan_mm.models.color, which imports MMagic
+
+
+class Conv(nn.Module):
+    """3x3 convolution, of rows that have one above and one below, or zeros."""
+
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype, products: bool
+    ) -> None:
+        super().__init__()
+        self.c_out, self.c_in = weight.shape[:2]
+        self.takes = dtype
+        weight = weight.detach().to(dtype, memory_format=torch.channels_last, copy=True)
+        self.register_buffer('weight', weight)
+        self.register_buffer('bias', bias.detach().to(dtype, copy=True))
+        # on a CPU all but the first layer are faster by matrix products
+        self.products: RowWinograd | NarrowConv | None = None
+        if products and min(self.c_in, self.c_out) >= _WIDE:
+            self.products = RowWinograd(self.weight, self.bias)
+        elif products and self.c_out <= 3:
+            self.products = NarrowConv(self.weight, self.bias)
+
+    def forward(self, x: torch.Tensor, padding: int = 0) -> torch.Tensor:
+        """Rows in between those of x, or with a padding as many as there are."""
+        if isinstance(self.products, NarrowConv) and padding == 0 and _alone_on_cpu(x):
+            return self.products(x[0])[None]
+        return F.conv2d(x, self.weight, self.bias, padding=(padding, 1))
+
+    def into(
+        self,
+        place: torch.Tensor,
+        x: torch.Tensor,
+        plus: torch.Tensor | None,
+        following: 'Conv | Int8Conv',
+    ) -> None:
+        """Write the rows in between those of x to a place in the input of the following layer,
+        after an addition, or else ReLU."""
+        if place.dtype == torch.uint8:
+            place.copy_(following.quantized(self(x)))  # its range begins with 0
+            return
+        done, rows = 0, place.shape[2]
+        if isinstance(self.products, RowWinograd) and _alone_on_cpu(x):
+            six = self.products.rows
+            for done in range(0, rows - six + 1, six):
+                maps = self.products(x[0, :, done : done + six + 2].permute(1, 2, 0))
+                _finish(maps.permute(2, 0, 1)[None], place, plus, done)
+            done = rows // six * six
+        if done < rows:
+            rest = F.conv2d(x[:, :, done:], self.weight, self.bias, padding=(0, 1))
+            _finish(rest, place, plus, done)
+
+
+def _finish(maps: torch.Tensor, place: torch.Tensor, plus: torch.Tensor | None, begin: int) -> None:
+    """Write maps to the rows of a place from ``begin`` on, after an addition, or else ReLU."""
+    rows = slice(begin, begin + maps.shape[2])
+    if plus is None:
+        torch.clamp_min(maps, 0, out=place[:, :, rows])
+    else:
+        torch.add(maps, plus[:, :, rows], out=place[:, :, rows])
+
+
+def _alone_on_cpu(x: torch.Tensor) -> bool:
+    return len(x) == 1 and x.device.type == 'cpu'
+
+
+def over_time(
+    weight: torch.Tensor, bias: torch.Tensor, frames_out: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A 3D convolution without temporal padding as a 2D one over (frame, channel) maps.
+
+    Args:
+        weight: (c_out, c_in, kt, 3, 3).
+        bias: (c_out,).
+        frames_out: frames that the 3D convolution gives, for ``frames_out + kt - 1``.
+
+    Returns:
+        Weight (frames_out c_out, (frames_out + kt - 1) c_in, 3, 3) and bias (frames_out c_out,).
+    """
+    c_out, c_in, kt, kh, kw = weight.shape
+    flat = weight.new_zeros(frames_out, c_out, frames_out + kt - 1, c_in, kh, kw)
+    for frame in range(frames_out):
+        flat[frame, :, frame : frame + kt] = weight.transpose(1, 2)
+    return flat.flatten(2, 3).flatten(0, 1), bias.repeat(frames_out)
+
+
+def unit_range(frames: torch.Tensor) -> torch.Tensor:
+    """uint8 or uint16 to float32 in [0, 1]; floating ones to float32."""
+    if frames.is_floating_point():
+        return frames.float()
+    return frames.float() / torch.iinfo(frames.dtype).max
+
+
+def luma(rgb: torch.Tensor) -> torch.Tensor:
+    """Y (..., 1, h, w) of RGB (..., 3, h, w)."""
+    red, green, blue = rgb.unbind(-3)
+    return (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue).unsqueeze(-3)

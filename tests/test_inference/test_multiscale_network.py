@@ -1,0 +1,230 @@
+"""The network for inference computes what MultiScaleDBLRNet computes."""
+
+import numpy as np
+import pytest
+import torch
+from test_strip_network import Largest
+
+from dblrgan_mm.errors import UserError
+from dblrgan_mm.inference import Deblurrer
+from dblrgan_mm.inference.checkpoint import Generator, load_generator, publish
+from dblrgan_mm.inference.multiscale_network import StripMultiScaleDBLRNet
+from dblrgan_mm.models import MultiScaleDBLRNet
+
+VARIANTS = [
+    dict(),
+    dict(num_frames=1, color='rgb', channels=(4, 8), num_blocks=(1, 0)),
+    dict(num_frames=3, channels=(5, 6, 7), num_blocks=(2, 0, 1)),
+    dict(num_frames=7, channels=(4, 4, 4, 48, 50), num_blocks=(0, 0, 2, 0, 1)),
+    dict(channels=(4, 8), num_blocks=(0, 0)),
+    dict(color='rgb', channels=(4, 8, 8), num_blocks=(2, 2, 0)),
+]
+
+
+def trained(**arguments) -> MultiScaleDBLRNet:
+    """A network whose output and biases are not near zero, so that differences show."""
+    net = MultiScaleDBLRNet(**arguments).eval()
+    for parameter in net.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, 0, 0.1)
+    net.tail.weight.data *= 100
+    return net
+
+
+def architecture_of(net: MultiScaleDBLRNet) -> dict:
+    return dict(
+        type='MultiScaleDBLRNet',
+        num_frames=net.num_frames,
+        color=net.color,
+        channels=(net.head.out_channels, *(down.out_channels for down in net.down)),
+        num_blocks=(*map(len, net.encoders), len(net.body)),
+    )
+
+
+def generator_of(net: MultiScaleDBLRNet) -> Generator:
+    return Generator(architecture_of(net), net.state_dict())
+
+
+def strip_network(net: MultiScaleDBLRNet, dtype=torch.float32) -> StripMultiScaleDBLRNet:
+    return StripMultiScaleDBLRNet(net.state_dict(), architecture_of(net), dtype)
+
+
+def windows_of(real_clip, net, height, width, count=1) -> torch.Tensor:
+    frames = real_clip['blurry'][..., :height, :width]
+    return torch.stack([frames[i : i + net.num_frames] for i in range(count)])
+
+
+class TestEqualsMultiScaleDBLRNet:
+    @pytest.mark.parametrize('arguments', VARIANTS, ids=str)
+    @pytest.mark.parametrize('size', [(144, 45), (1, 1), (7, 5), (8, 8), (61, 3)])
+    @torch.inference_mode()
+    def test_untiled_and_in_strips(self, real_clip, arguments, size):
+        net = trained(**arguments)
+        windows = windows_of(real_clip, net, *size, count=2)
+        expected = net(windows)
+        assert (expected - windows[:, net.num_frames // 2]).abs().mean() > 1e-3
+        network = strip_network(net)
+        assert network.halo == net.halo
+        for tile in (None, 1, 20, 1000):
+            torch.testing.assert_close(network(windows, tile), expected, rtol=0, atol=1e-5)
+
+    @torch.inference_mode()
+    def test_one_window_on_a_cpu_by_fewer_multiplications(self, real_clip):
+        """A single window takes other paths than several."""
+        net = trained()
+        windows = windows_of(real_clip, net, 144, 251)
+        expected = net(windows)
+        network = strip_network(net)
+        for tile in (None, 48):
+            torch.testing.assert_close(network(windows, tile), expected, rtol=0, atol=1e-5)
+
+    @torch.inference_mode()
+    def test_bfloat16_is_near(self, real_clip):
+        net = trained()
+        windows = windows_of(real_clip, net, 144, 200)
+        expected = net(windows)
+        change = (expected - windows[:, 2]).square().mean().sqrt()
+        error = strip_network(net, torch.bfloat16)(windows, 48) - expected
+        assert 0 < error.square().mean().sqrt() < 0.01 * change
+
+    @torch.inference_mode()
+    def test_integer_frames_are_taken_over_their_full_range(self, real_clip):
+        network = strip_network(trained())
+        windows = real_clip['blurry'][None, :5, :, :40, :30]
+        bytes_ = (windows * 255).round().to(torch.uint8)
+        words = (bytes_.int() * 257).to(torch.uint16)
+        expected = network(windows)
+        torch.testing.assert_close(network(bytes_, 8), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(network(words, 8), expected, rtol=0, atol=1e-5)
+
+    @torch.inference_mode()
+    def test_the_callers_frames_and_weights_stay_as_they_are(self, real_clip):
+        net = trained(color='rgb', num_frames=1)
+        before = {key: value.clone() for key, value in net.state_dict().items()}
+        windows = windows_of(real_clip, net, 16, 16).contiguous()
+        given = windows.clone()
+        strip_network(net, torch.bfloat16)
+        strip_network(net)(windows)
+        assert torch.equal(windows, given)
+        assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_memory_of_a_strip_does_not_grow_with_the_height():
+    net = trained(channels=(8, 8, 8), num_blocks=(1, 1, 1))
+    network = strip_network(net)
+    rows = 16 + network.halo + 3
+    for height in (200, 400):
+        windows = torch.zeros(1, 5, 3, height, 16)
+        with torch.no_grad(), Largest(windows, *network.buffers()) as largest:
+            network(windows, tile=16)
+        assert largest.values <= max(8 * rows * 16, 3 * height * 16)  # maps; result
+    with torch.no_grad(), Largest(windows, *network.buffers()) as largest:
+        network(windows)
+    assert largest.values == 8 * 400 * 16
+
+
+class TestCheckpoint:
+    @pytest.mark.parametrize('arguments', VARIANTS, ids=str)
+    @pytest.mark.parametrize(
+        'store',
+        [
+            lambda s: s,
+            lambda s: {f'module.{k}': v for k, v in s.items()},
+            lambda s: dict(state_dict={f'generator.{k}': v for k, v in s.items()}, meta=dict()),
+        ],
+        ids=['bare', 'DDP', 'training'],
+    )
+    def test_round_trip(self, tmp_path, arguments, store):
+        net = trained(**arguments)
+        torch.save(store(net.state_dict()), tmp_path / 'net.pth')
+        generator = load_generator(tmp_path / 'net.pth')
+        assert generator.architecture == architecture_of(net)
+        again = load_generator(publish(generator, tmp_path / 'fine.pth', 'x', 'y'))
+        assert again.architecture == generator.architecture == again.meta['architecture']
+        assert again.architecture.pop('type') == 'MultiScaleDBLRNet'
+        same = MultiScaleDBLRNet(**again.architecture)
+        same.load_state_dict(again.state_dict)
+        assert all(torch.equal(v, net.state_dict()[k]) for k, v in same.state_dict().items())
+
+    def test_average_is_taken(self, tmp_path):
+        net, average = trained(**VARIANTS[1]), trained(**VARIANTS[1])
+        weights = {f'generator.{k}': v for k, v in net.state_dict().items()}
+        weights |= {f'generator_ema.module.{k}': v for k, v in average.state_dict().items()}
+        weights['generator_ema.steps'] = torch.tensor(7)
+        torch.save(dict(state_dict=weights), tmp_path / 'net.pth')
+        generator = load_generator(tmp_path / 'net.pth')
+        assert generator.averaged
+        assert torch.equal(generator.state_dict['tail.weight'], average.tail.weight)
+
+    @pytest.mark.parametrize(
+        ('change', 'message'),
+        [
+            (lambda s: s.pop('up.0.bias'), 'whole MultiScaleDBLRNet: up.0.bias is missing'),
+            (lambda s: s.pop('body.0.conv1.weight'), 'body.0.conv1.weight is missing'),
+            (lambda s: s.pop('head.weight'), 'head.weight is missing'),
+            (lambda s: s.pop('encoders.0.1.conv1.weight'), r'encoders.0.1.conv1.weight is missing'),
+            (lambda s: s.update(extra=torch.zeros(1)), 'extra is unknown'),
+            (lambda s: s.update({'norm.1.x': torch.zeros(1)}), 'norm.1.x is unknown'),
+            (
+                lambda s: s.update({'down.1.weight': torch.zeros(9, 6, 2, 2)}),
+                r'down.1.bias is \(7,\), not \(9,\)|is \(7, 7, 3, 3\), not \(9, 9, 3, 3\)',
+            ),
+            (
+                lambda s: s.update({'up.1.weight': torch.zeros(6, 7, 2, 2)}),
+                r'up.1.weight is \(6, 7, 2, 2\), not \(7, 6, 2, 2\)',
+            ),
+            (
+                lambda s: s.update({'head.weight': torch.zeros(5, 2, 3, 3, 3)}),
+                r'2 channel\(s\) and 3 frames are none that MultiScaleDBLRNet has',
+            ),
+            (lambda s: s.update({'head.weight': torch.zeros(5)}), 'not of 5 axes'),
+            (
+                lambda s: s.update({'down.9.weight': torch.zeros(1)}),
+                'of 10 scales some are',
+            ),
+            (lambda s: s.update({'body.9.x': torch.zeros(1)}), 'of 10 blocks of body some are'),
+            (lambda s: s.update({'tail.bias': torch.tensor([3])}), 'of torch.int64, not floating'),
+            (
+                lambda s: s['tail.bias'].fill_(torch.nan),
+                'tail.bias holds values that are no',
+            ),
+        ],
+    )
+    def test_not_a_whole_network(self, tmp_path, change, message):
+        state_dict = trained(**VARIANTS[2]).state_dict()
+        change(state_dict)
+        torch.save(state_dict, tmp_path / 'net.pth')
+        with pytest.raises(UserError, match=message):
+            load_generator(tmp_path / 'net.pth')
+
+
+class TestDeblurrer:
+    @pytest.mark.parametrize('size', [(1, 1), (3, 2), (9, 40), (61, 51)])
+    @pytest.mark.parametrize('tile', [None, 1, 16])
+    def test_any_size(self, real_clip, size, tile):
+        net = trained()
+        height, width = size
+        frames = real_clip['blurry'][:6, :, :height, :width]
+        clip = [np.uint8(f.permute(1, 2, 0).numpy() * 255 + 0.5) for f in frames]
+        restored = list(Deblurrer.from_generator(generator_of(net), tile=tile)(clip))
+        with torch.inference_mode():
+            expected = net(frames[None, :5])[0].clamp(0, 1).mul(255).round()
+        assert len(restored) == 6
+        assert np.abs(restored[2] - expected.permute(1, 2, 0).numpy()).max() <= 1
+
+    def test_one_frame(self):
+        net = trained(**VARIANTS[1])
+        (restored,) = Deblurrer.from_generator(generator_of(net))([np.zeros((5, 7, 3), np.uint8)])
+        assert restored.shape == (5, 7, 3)
+
+    @pytest.mark.parametrize(
+        ('size', 'rows'), [((720, 1280), 240), ((4320, 7680), 48), ((36, 64), 36)]
+    )
+    def test_on_a_cpu_a_strip_fits_the_cache(self, size, rows):
+        deblurrer = Deblurrer(strip_network(MultiScaleDBLRNet()))
+        windows = torch.empty(1, 5, 3, *size, dtype=torch.uint8, device='meta')
+        assert deblurrer._choose_tile(windows) == rows
+
+    def test_int8_is_refused(self):
+        with pytest.raises(UserError, match=r'int8 is for DBLRNet, .*; give float32'):
+            Deblurrer.from_generator(generator_of(trained()), dtype=torch.int8)
