@@ -1,0 +1,10 @@
+# The package's dblrnet_ms, last part: from the average of the first part, the learning rate falls
+# to zero.
+_base_ = ['./dblrnet_ms.py']
+
+load_from = 'work_dirs/dblrnet_ms/iter_20000.pth'
+
+train_cfg = dict(max_iters=4_000, val_interval=4_000)
+param_scheduler = dict(
+    _delete_=True, type='LinearLR', by_epoch=False, start_factor=1.0, end_factor=1e-3, end=4_000
+)
