@@ -32,8 +32,8 @@ class MultiScaleDBLRNet(BaseModule):
     centre frame, so that it cannot lose what the frame has. There is no normalisation.
 
     With the default arguments it has 0.901 M parameters (``color='rgb'``: 0.903 M) and needs 39.1
-    thousand multiply-accumulates per pixel, a 48th of DBLRNet's. Frames are padded at the right and the bottom, by replication, to a multiple of the
-    coarsest scale.
+    thousand multiply-accumulates per pixel, a 48th of DBLRNet's. Frames are padded at the right
+    and the bottom, by replication, to a multiple of the coarsest scale.
 
     Args:
         num_frames: frames t in the window, odd.
