@@ -18,7 +18,7 @@ PACKAGES = """
     mmengine mmcv mmagic diffusers transformers tokenizers huggingface_hub addict yapf termcolor
     platformdirs albumentations albucore simsimd stringzilla pydantic pydantic_core
     annotated_types typing_inspection typing_extensions lpips resize_right pkg_resources cv2
-    torchvision matplotlib rich tqdm filelock skimage einops yaml regex requests timm
+    torchvision matplotlib rich tqdm filelock skimage einops yaml regex requests
 """.split()  # noqa: SIM905
 PARTS = (
     'mmengine',

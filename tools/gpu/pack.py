@@ -25,7 +25,7 @@ PLATFORMS = ('manylinux_2_28', 'manylinux_2_27', 'manylinux_2_17', 'manylinux201
 PACKAGES = """
     mmengine mmcv-lite mmagic diffusers transformers tokenizers huggingface-hub addict yapf
     termcolor platformdirs albumentations albucore simsimd stringzilla pydantic pydantic-core
-    annotated-types typing-inspection typing-extensions lpips resize-right timm setuptools
+    annotated-types typing-inspection typing-extensions lpips resize-right setuptools
 """.split()  # noqa: SIM905
 
 # a clip's name and its frames, blurry and sharp, as JPEG files

@@ -456,12 +456,14 @@ def test(run: Run) -> tuple[str, str]:
 
 
 def benchmark_infer(run: Run) -> tuple[str, str]:
-    """Restoring at 720p: the released weights against a plain loop, peers and the ceilings."""
+    """Restoring at 720p: the trained generator, or else the released one, against a plain loop,
+    peers and the ceilings."""
+    network = best_checkpoint(run) or 'dblrnet_plus'
     clip = SAMPLE / 'test' / 'sam2_blocks_carry'
     size = ['--frames', 3, '--repeats', 1] if run.cpu else ['--size', '1280x720', '--frames', 12]
     peers = [] if run.cpu else [ROOT / 'configs' / 'baselines' / f'{p}_gopro.py' for p in PEERS]
     code, line = run.command(
-        'benchmark_infer', TOOLS / 'benchmark.py', 'infer', 'dblrnet_plus', clip / 'blur',
+        'benchmark_infer', TOOLS / 'benchmark.py', 'infer', network, clip / 'blur',
         '--sharp', clip / 'sharp', '--device', run.args.device, *size,
         '--out', run.work / 'benchmark_infer.json', *(['--peers', *peers] if peers else []),
         limit=220,
