@@ -1,4 +1,4 @@
-"""Write a trained DBLRNet as an ONNX file, checked against torch in onnxruntime.
+"""Write a trained generator as an ONNX file, checked against torch in onnxruntime.
 
 The file takes 'windows' (n, t, 3, h, w), RGB in [0, 1], and gives 'restored' (n, 3, h, w); n, h and
 w may be any.
@@ -56,10 +56,11 @@ def describe(generator: Any, path: Path, **more: Any) -> None:
 
     from dblrgan_mm.inference.architectures import build_network
 
-    halo = build_network(generator.state_dict, generator.architecture).halo
+    network = build_network(generator.state_dict, generator.architecture)
     model = onnx.load(str(path))
     told = {key: value for key, value in generator.meta.items() if key not in ('cfg', 'config')}
-    told |= dict(architecture=generator.architecture, halo=halo, **more)
+    told |= dict(architecture=generator.architecture, halo=network.halo)
+    told |= dict(multiple=network.multiple, **more)
     onnx.helper.set_model_props(model, dict(dblrgan_mm=json.dumps(told, default=str)))
     onnx.save(model, str(path))
 

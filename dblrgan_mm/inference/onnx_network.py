@@ -1,4 +1,4 @@
-"""DBLRNet as an ONNX file, run by onnxruntime."""
+"""A generator as an ONNX file, run by onnxruntime."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,8 @@ class OnnxDBLRNet:
     """Restores windows with a file that ``tools/export_onnx.py`` wrote, in float32.
 
     The frame is cut into square tiles, each computed with the :attr:`halo` that its result
-    depends on, so that the tiles do not show.
+    depends on, so that the tiles do not show. Tiles begin at multiples of :attr:`multiple`, where
+    a network of several scales has whole pixels of all of them.
 
     Args:
         path: the ONNX file.
@@ -26,14 +27,14 @@ class OnnxDBLRNet:
     Attributes:
         num_frames: frames in a window.
         halo: pixels around a tile that are computed with it.
+        multiple: the side of a tile is rounded up to a multiple of it.
+        default_tile: the side of tiles, in pixels, that take about 400 MB.
         meta: what the file says of itself.
 
     Raises:
         UserError: the file is missing, damaged or none of ours; onnxruntime, or its part for the
             GPU, is missing.
     """
-
-    default_tile = 256  # with the halo of 35: 435 MB in the two widest layers
 
     def __init__(self, path: str | Path, device: torch.device | None = None) -> None:
         onnxruntime = import_onnxruntime()
@@ -75,6 +76,9 @@ class OnnxDBLRNet:
             )
         self.num_frames: int = frames
         self.halo: int = self.meta['halo']
+        self.multiple: int = self.meta.get('multiple', 1)
+        # 256 for the default DBLRNet: 435 MB in the two widest layers
+        self.default_tile = 256 if self.multiple == 1 else 1024
         expected = torch.tensor(self.meta.pop('probe', []))
         found = self(probe(self.num_frames)).flatten() if len(expected) else expected
         if found.shape != expected.shape or not torch.allclose(found, expected, atol=1e-3):
@@ -88,7 +92,7 @@ class OnnxDBLRNet:
 
         Args:
             windows: (n, t, 3, h, w), RGB, uint8 or uint16, or floating in [0, 1].
-            tile: rows and columns that are computed at once. None: all.
+            tile: rows and columns that are computed at once, besides the halo. None: all.
 
         Returns:
             (n, 3, h, w), float32, RGB in [0, 1], not clamped.
@@ -97,11 +101,11 @@ class OnnxDBLRNet:
             MemoryError: the tile is too large.
         """
         count, _, _, height, width = windows.shape
-        tile = tile or max(height, width)
+        tile = -(-(tile or max(height, width)) // self.multiple) * self.multiple
         restored = torch.empty(count, 3, height, width)
         for top in range(0, height, tile):
             for left in range(0, width, tile):
-                # no halo beyond the frame: zeros stand there, as in the whole frame's convolution
+                # no halo beyond the frame: the network pads there, as for the whole frame
                 above, before = min(top, self.halo), min(left, self.halo)
                 part = windows[
                     ...,
@@ -147,7 +151,8 @@ def _meta(properties: dict[str, str]) -> dict[str, Any]:
     try:
         meta = json.loads(properties['dblrgan_mm'])
         numbers = all(isinstance(value, float) for value in meta.get('probe', []))
-        if numbers and isinstance(meta['halo'], int) and meta['halo'] >= 0:
+        counts = meta['halo'], meta.get('multiple', 1) - 1
+        if numbers and all(isinstance(count, int) and count >= 0 for count in counts):
             return meta
     except (AttributeError, KeyError, ValueError, TypeError):
         pass

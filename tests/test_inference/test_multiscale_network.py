@@ -9,6 +9,7 @@ from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference.checkpoint import Generator, load_generator, publish
 from dblrgan_mm.inference.multiscale_network import StripMultiScaleDBLRNet
+from dblrgan_mm.inference.onnx_network import OnnxDBLRNet
 from dblrgan_mm.models import MultiScaleDBLRNet
 
 VARIANTS = [
@@ -228,3 +229,43 @@ class TestDeblurrer:
     def test_int8_is_refused(self):
         with pytest.raises(UserError, match=r'int8 is for DBLRNet, .*; give float32'):
             Deblurrer.from_generator(generator_of(trained()), dtype=torch.int8)
+
+
+class TestOnnx:
+    @pytest.fixture
+    def exported(self, tmp_path, call_tool):
+        pytest.importorskip('onnx')
+        pytest.importorskip('onnxruntime')
+
+        def export(net):
+            torch.save(net.state_dict(), tmp_path / 'net.pth')
+            result = call_tool('export_onnx', tmp_path / 'net.pth', tmp_path / 'net.onnx')
+            assert result.code == 0, result.err
+            return OnnxDBLRNet(tmp_path / 'net.onnx', torch.device('cpu'))
+
+        return export
+
+    @pytest.mark.parametrize('arguments', [VARIANTS[0], VARIANTS[2], VARIANTS[5]], ids=str)
+    def test_equals_torch_in_any_tiles(self, exported, real_clip, arguments):
+        net = trained(**arguments)
+        net.tail.weight.data *= 0.1
+        network = exported(net)
+        assert (network.num_frames, network.halo, network.multiple) == (
+            net.num_frames, net.halo, net.multiple,
+        )  # fmt: skip
+        for size in ((144, 251), (1, 1), (7, 5), (33, 120)):
+            windows = windows_of(real_clip, net, *size)
+            with torch.inference_mode():
+                expected = net(windows)
+            for tile in (None, 16, 50, 1000):
+                torch.testing.assert_close(network(windows, tile), expected, rtol=0, atol=1e-5)
+
+    def test_deblurrer_runs_it(self, exported, tmp_path, real_clip):
+        net = trained(**VARIANTS[2])
+        frames = real_clip['blurry'][:4, :, :50, :70]
+        clip = [np.uint8(f.permute(1, 2, 0).numpy() * 255 + 0.5) for f in frames]
+        exported(net)
+        restored = list(Deblurrer.from_checkpoint(tmp_path / 'net.onnx', device='cpu')(clip))
+        expected = list(Deblurrer.from_generator(generator_of(net))(clip))
+        for a, b in zip(restored, expected, strict=True):
+            assert np.abs(np.int16(a) - b).max() <= 1
