@@ -30,9 +30,9 @@ def main() -> None:
         help='restoring',
         description='Seconds a frame of a Deblurrer, in each dtype that the device is fast in, '
         'against a plain loop of the same network in float32, without any of our measures, and '
-        'against other restorers. Same machine, same run, same clip, taken by turns, each in a process of '
-        "its own; what the pixels lose; the share of the machine's largest matrix product; and "
-        'which operations take the time.',
+        'against other restorers. Same machine, same run, same clip, taken by turns, each in a '
+        "process of its own; what the pixels lose; the share of the machine's largest matrix "
+        'product; and which operations take the time.',
     )
     infer.add_argument('--sharp', type=Path, help='folder of their sharp frames')
     infer.add_argument('--size', type=size, metavar='WIDTHxHEIGHT',
