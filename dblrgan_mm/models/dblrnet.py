@@ -60,12 +60,7 @@ class DBLRNet(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        if num_frames < 1 or num_frames % 2 == 0:
-            raise ValueError(
-                f'num_frames must be odd, so that a centre frame exists, got {num_frames}'
-            )
-        if color not in ('luma', 'rgb'):
-            raise ValueError(f"color must be 'luma' or 'rgb', got {color!r}")
+        require_window(num_frames, color)
         if norm not in ('BN', None):
             raise ValueError(f"norm must be 'BN' or None, got {norm!r}")
         if fusion not in ('slow', 'early'):
@@ -126,14 +121,7 @@ class DBLRNet(BaseModule):
         Returns:
             Restored centre frames (n, 3, h, w), RGB, not clamped.
         """
-        if x.ndim == 4 and self.num_frames == 1:
-            x = x.unsqueeze(1)
-        if x.ndim != 5 or x.shape[1] != self.num_frames or x.shape[2] != 3:
-            raise ValueError(
-                f'DBLRNet(num_frames={self.num_frames}) takes RGB windows '
-                f'(n, {self.num_frames}, 3, h, w), got {tuple(x.shape)}'
-                + (f': {x.shape[1]} frames, {x.shape[2]} channels' if x.ndim == 5 else '')
-            )
+        x = as_windows(self, x)
         frames = rgb_to_luma(x) if self.color == 'luma' else x
         maps = self.head(frames.transpose(1, 2)).squeeze(2)
         # the first operand of each sum that follows decides about the layout of the result
@@ -146,6 +134,36 @@ class DBLRNet(BaseModule):
         if self.color == 'rgb':
             return out
         return centre + (out - frames[:, self.num_frames // 2])  # new luma, old chroma
+
+
+def require_window(num_frames: int, color: str) -> None:
+    """Raise a ValueError unless there is a centre frame, and the color is 'luma' or 'rgb'."""
+    if num_frames < 1 or num_frames % 2 == 0:
+        raise ValueError(f'num_frames must be odd, so that a centre frame exists, got {num_frames}')
+    if color not in ('luma', 'rgb'):
+        raise ValueError(f"color must be 'luma' or 'rgb', got {color!r}")
+
+
+def as_windows(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The input of a network as windows (n, t, 3, h, w).
+
+    Args:
+        network: has ``num_frames``; its class is named in errors.
+        x: windows; with ``num_frames=1`` also images (n, 3, h, w).
+
+    Raises:
+        ValueError: for another number of axes, frames or channels.
+    """
+    frames = network.num_frames
+    if x.ndim == 4 and frames == 1:
+        x = x.unsqueeze(1)
+    if x.ndim != 5 or x.shape[1] != frames or x.shape[2] != 3:
+        raise ValueError(
+            f'{type(network).__name__}(num_frames={frames}) takes RGB windows '
+            f'(n, {frames}, 3, h, w), got {tuple(x.shape)}'
+            + (f': {x.shape[1]} frames, {x.shape[2]} channels' if x.ndim == 5 else '')
+        )
+    return x
 
 
 class ResidualBlock(nn.Module):

@@ -15,7 +15,7 @@ compat.apply()
 from mmagic.registry import MODELS
 
 from dblrgan_mm.models.color import rgb_to_luma
-from dblrgan_mm.models.dblrnet import ResidualBlock
+from dblrgan_mm.models.dblrnet import ResidualBlock, as_windows, require_window
 
 # The maps have a spread of about 1 with these; luma has a mean near 0.45 and a deviation near 0.25.
 _MEAN, _INPUT_SCALE, _OUTPUT_SCALE = 0.45, 4.0, 0.1
@@ -62,12 +62,7 @@ class MultiScaleDBLRNet(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        if num_frames < 1 or num_frames % 2 == 0:
-            raise ValueError(
-                f'num_frames must be odd, so that a centre frame exists, got {num_frames}'
-            )
-        if color not in ('luma', 'rgb'):
-            raise ValueError(f"color must be 'luma' or 'rgb', got {color!r}")
+        require_window(num_frames, color)
         channels, num_blocks = tuple(channels), tuple(num_blocks)
         if len(channels) != len(num_blocks) or len(channels) < 2:
             raise ValueError(
@@ -147,14 +142,7 @@ class MultiScaleDBLRNet(BaseModule):
         Returns:
             Restored centre frames (n, 3, h, w), RGB, not clamped.
         """
-        if x.ndim == 4 and self.num_frames == 1:
-            x = x.unsqueeze(1)
-        if x.ndim != 5 or x.shape[1] != self.num_frames or x.shape[2] != 3:
-            raise ValueError(
-                f'MultiScaleDBLRNet(num_frames={self.num_frames}) takes RGB windows '
-                f'(n, {self.num_frames}, 3, h, w), got {tuple(x.shape)}'
-                + (f': {x.shape[1]} frames, {x.shape[2]} channels' if x.ndim == 5 else '')
-            )
+        x = as_windows(self, x)
         centre = x[:, self.num_frames // 2]
         frames = rgb_to_luma(x) if self.color == 'luma' else x
         return centre + self.difference(frames)
