@@ -193,21 +193,16 @@ class _Up(nn.Module):
 
     def into(self, place: torch.Tensor, x: torch.Tensor, skipped: list[torch.Tensor]) -> None:
         """Write the result, plus rows that come in pieces of pairs, to a place."""
-        taps = self.weight.permute(0, 2, 3, 1).flatten(1)  # (c_in, 2 2 c_out), row by row
-        pixels = x.permute(0, 2, 3, 1) @ taps + self.bias.repeat(4)
-        pixels = pixels.unflatten(3, (2, 2, self.c_out)).transpose(2, 3)  # (n, h, 2, w, 2, c_out)
-        done = 0
-        for piece in skipped:
-            count = piece.shape[2] // 2
-            rows = place[:, :, 2 * done : 2 * (done + count)]
-            torch.add(pixels[:, done : done + count], _quads(piece), out=_quads(rows))
-            done += count
-
-
-def _quads(maps: torch.Tensor) -> torch.Tensor:
-    """A view (n, h, 2, w, 2, c) of maps (n, c, 2 h, 2 w)."""
-    maps = maps.permute(0, 2, 3, 1)
-    return maps.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
+        for odd in (0, 1):  # rows of the result
+            taps = self.weight[:, :, odd].transpose(1, 2).flatten(1)  # (c_in, 2 c_out)
+            pixels = x.permute(0, 2, 3, 1) @ taps + self.bias.repeat(2)
+            maps = pixels.flatten(2).unflatten(2, (-1, self.c_out)).permute(0, 3, 1, 2)
+            done = 0
+            for piece in skipped:
+                end = done + piece.shape[2]
+                part = maps[:, :, done // 2 : end // 2]
+                torch.add(part, piece[:, :, odd::2], out=place[:, :, done + odd : end : 2])
+                done = end
 
 
 def _residual(blocks: nn.ModuleList, maps: torch.Tensor) -> torch.Tensor:
