@@ -27,8 +27,7 @@ class PickedCropsDataset(Dataset):
     Args:
         dataset: config of the data set that the candidates are drawn from. Its pipeline loads and
             crops: the items have the keys ``img`` and ``gt``, lists of frames (h, w, 3), of equal
-            size. ``VideoClipDataset`` on a clip store reads the kept crop and, of the other
-            candidates, two frames.
+            size. On a clip store, two crops are read of a candidate that is not kept.
         candidates: number of crops to choose from; 1 keeps the first.
         pipeline: transforms of the crop that is kept.
 

@@ -33,6 +33,9 @@ class ConvMuon(torch.optim.AdamW):
         betas: of AdamW.
         weight_decay: of both.
         **kwargs: further arguments of torch's ``AdamW``.
+
+    Raises:
+        ValueError: for groups of parameters, which MMEngine's ``paramwise_cfg`` makes.
     """
 
     def __init__(
@@ -46,6 +49,8 @@ class ConvMuon(torch.optim.AdamW):
     ) -> None:
         hidden, others = [], []
         for parameter in params:
+            if isinstance(parameter, dict):
+                raise ValueError('ConvMuon makes its own groups: leave paramwise_cfg out')
             wide = parameter.ndim > 1 and min(parameter.shape[:2]) > _NARROW
             (hidden if wide else others).append(parameter)
         groups = [dict(params=hidden, momentum=momentum), dict(params=others, momentum=None)]

@@ -61,6 +61,10 @@ class TestConvMuon:
         optimizer = OPTIMIZERS.build(dict(type='ConvMuon', params=net.parameters(), lr=1e-3))
         assert isinstance(optimizer, ConvMuon)
 
+    def test_groups_of_parameters(self, net):
+        with pytest.raises(ValueError, match='leave paramwise_cfg out'):
+            ConvMuon([dict(params=list(net.parameters()))])
+
     def test_hidden_layers_alone_are_orthogonal(self, net):
         optimizer = ConvMuon(net.parameters(), lr=0.1)
         before = copy.deepcopy(net)

@@ -344,14 +344,16 @@ class TestPack:
 def test_the_plain_loop(config, network, sample_store, tmp_path):
     def run(script, *arguments):
         return subprocess.run(
-            [sys.executable, GPU / script, *map(str, arguments)],
+            [sys.executable, script, *map(str, arguments)],
             capture_output=True, text=True, check=True, env=dict(os.environ, OMP_NUM_THREADS='1'),
         )  # fmt: skip
 
-    run('plain.py', f'configs/gpu/{config}.py', sample_store, tmp_path, '--device', 'cpu', '--dry',
-        '--until', time.time() + 1)  # fmt: skip
-    run('weights.py', tmp_path / 'plain.pth', tmp_path, '--trained-on', 'clips', '--metric', '-')
-    (file,) = tmp_path.glob('generator*.pth')
+    run(GPU / 'plain.py', f'configs/gpu/{config}.py', sample_store, tmp_path, '--device', 'cpu',
+        '--dry', '--until', time.time() + 1)  # fmt: skip
+    target = tmp_path / 'generator.pth'
+    run(GPU.parent / 'publish_model.py', tmp_path / 'plain.pth', target, '--trained-on', 'clips',
+        '--metric', '-')  # fmt: skip
+    (file,) = tmp_path.glob('generator-*.pth')
     stored = torch.load(file, weights_only=True)['state_dict']
     weights = {name.removeprefix('generator.'): value for name, value in stored.items()}
     network().load_state_dict(weights)

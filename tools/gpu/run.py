@@ -563,12 +563,8 @@ def collect(run: Run) -> None:
     out: Path = run.args.out
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = best_checkpoint(run)
-    if checkpoint is not None and run.facts.get('collected') != fingerprint(checkpoint):
-        code, line = collect_weights(run, checkpoint)
-        if code:
-            run.flag(f'the weights of {checkpoint} were not written: {line}')
-        else:
-            run.facts['collected'] = fingerprint(checkpoint)
+    if checkpoint is not None:
+        collect_weights(run, checkpoint)
     run.save()
     write_report(run)
     figures = [run.work / f'benchmark_{kind}.json' for kind in ('infer', 'train')]
@@ -583,22 +579,33 @@ def collect(run: Run) -> None:
             run.flag(f'{file} has more than {run.args.file_mib} MiB and may not come back')
 
 
-def fingerprint(file: Path) -> str:
-    return f'{file.name} {file.stat().st_mtime}'
-
-
-def collect_weights(run: Run, checkpoint: Path) -> tuple[int, str]:
+def collect_weights(run: Run, checkpoint: Path) -> None:
+    """Publish a checkpoint's generator to OUT, with its scores; older ones go when it is there."""
     scores = run.facts.get('scores')
+    state = [checkpoint.name, checkpoint.stat().st_mtime, scores]
+    if run.facts.get('collected') == state:
+        return
+    fresh = run.work / 'weights'
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
     found = subprocess.run(
         [
-            sys.executable, str(TOOLS / 'gpu' / 'weights.py'), str(checkpoint), str(run.args.out),
+            sys.executable, str(TOOLS / 'publish_model.py'), str(checkpoint),
+            str(fresh / 'generator.pth'),
             '--trained-on', f'{run.args.config}, {run.facts.get("data")}, {checkpoint.name}',
             '--metric', json.dumps(scores) if scores else 'not yet measured',
         ],
         cwd=ROOT, env=environment(run.args), capture_output=True, text=True, check=False,
     )  # fmt: skip
-    lines = (found.stdout + found.stderr).strip().splitlines() or ['']
-    return found.returncode, lines[-1]
+    if found.returncode:
+        line = (found.stderr.strip().splitlines() or [''])[-1]
+        run.flag(f'the weights of {checkpoint} were not written: {line}')
+        return
+    for outdated in run.args.out.glob('generator-*.pth'):
+        outdated.unlink()
+    for file in fresh.iterdir():
+        shutil.move(file, run.args.out / file.name)
+    run.facts['collected'] = state
 
 
 def write_report(run: Run) -> None:
