@@ -34,6 +34,8 @@ PARTS = (
 
 
 def machine(device: str) -> None:
+    if importlib.util.find_spec('torch') is None:
+        sys.exit(f'no torch in {sys.executable}. Give a Python that has it: make gpu PYTHON=...')
     import torch
 
     memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30
