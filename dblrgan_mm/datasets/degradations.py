@@ -110,6 +110,7 @@ class RandomClipCompression(RandomVideoCompression):
 
     def _apply_random_compression(self, imgs: list[np.ndarray]) -> list[np.ndarray]:
         import av
+        from av.video.reformatter import VideoReformatter
 
         height, width = imgs[0].shape[:2]
         if height % 2 or width % 2:
@@ -117,6 +118,8 @@ class RandomClipCompression(RandomVideoCompression):
         low, high = self.params['crf']
         crf = int(np.random.randint(low, high + 1))  # noqa: NPY002  (seeded for each sample)
         buffer = io.BytesIO()
+        to_yuv, to_rgb = VideoReformatter(), VideoReformatter()  # a frame's own starts anew
+        exact = dict(interpolation=EXACT, threads=1)
         with av.open(buffer, 'w', 'matroska') as container:
             stream = container.add_stream('libx264', rate=25)
             stream.width, stream.height, stream.pix_fmt = width, height, 'yuv420p'
@@ -124,14 +127,13 @@ class RandomClipCompression(RandomVideoCompression):
             stream.codec_context.thread_count = 1  # the same result on every machine
             for frame in imgs:
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format='rgb24')
-                frame = frame.reformat(format='yuv420p', interpolation=EXACT)
-                container.mux(stream.encode(frame))
+                container.mux(stream.encode(to_yuv.reformat(frame, format='yuv420p', **exact)))
             container.mux(stream.encode(None))
         buffer.seek(0)
         with av.open(buffer) as container:
             container.streams.video[0].thread_type = 'NONE'
             return [
-                frame.to_ndarray(format='rgb24', interpolation=EXACT)
+                to_rgb.reformat(frame, format='rgb24', **exact).to_ndarray()
                 for frame in container.decode(video=0)
             ]
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import cv2
 import numpy as np
 from mmengine.dataset import Compose
 from torch.utils.data import Dataset
@@ -80,4 +81,4 @@ class PickedCropsDataset(Dataset):
 def difference(item: dict) -> float:
     """Mean absolute difference of the blurry and the sharp centre frame, in grey levels."""
     blurry, sharp = (frames[len(frames) // 2] for frames in (item['img'], item['gt']))
-    return float(np.abs(np.subtract(blurry, sharp, dtype=np.int16)).mean())
+    return cv2.norm(blurry, sharp, cv2.NORM_L1) / blurry.size

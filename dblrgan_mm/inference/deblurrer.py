@@ -225,7 +225,7 @@ class Deblurrer:
     ) -> tuple[list[Frame], int]:
         """Restored frames, and how many rows at once did it."""
         with torch.inference_mode():
-            windows = torch.stack(batch)
+            windows = torch.stack(batch) if len(batch) > 1 else batch[0][None]
             restored, rows = self._compute(windows, rows)
             if not restored.isfinite().all():
                 raise UserError(

@@ -12,10 +12,23 @@ _LUMA = (0.299, 0.587, 0.114)  # BT.601, as dblrgan_mm.models.color, which impor
 
 
 class Conv(nn.Module):
-    """3x3 convolution, of rows that have one above and one below, or zeros."""
+    """3x3 convolution, of rows that have one above and one below, or zeros.
+
+    Args:
+        weight: (c_out, c_in, 3, 3).
+        bias: (c_out,).
+        dtype: of the input, the weights and the result.
+        products: whether matrix products are used on a CPU where they are faster.
+        wide: whether that is so for many maps.
+    """
 
     def __init__(
-        self, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype, products: bool
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        dtype: torch.dtype,
+        products: bool,
+        wide: bool = True,
     ) -> None:
         super().__init__()
         self.c_out, self.c_in = weight.shape[:2]
@@ -25,7 +38,7 @@ class Conv(nn.Module):
         self.register_buffer('bias', bias.detach().to(dtype, copy=True))
         # on a CPU all but the first layer are faster by matrix products
         self.products: RowWinograd | NarrowConv | None = None
-        if products and min(self.c_in, self.c_out) >= _WIDE:
+        if products and wide and min(self.c_in, self.c_out) >= _WIDE:
             self.products = RowWinograd(self.weight, self.bias)
         elif products and self.c_out <= 3:
             self.products = NarrowConv(self.weight, self.bias)
@@ -101,6 +114,12 @@ def unit_range(frames: torch.Tensor) -> torch.Tensor:
 
 
 def luma(rgb: torch.Tensor) -> torch.Tensor:
-    """Y (..., 1, h, w) of RGB (..., 3, h, w)."""
-    red, green, blue = rgb.unbind(-3)
-    return (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue).unsqueeze(-3)
+    """Y (..., 1, h, w) of RGB (..., 3, h, w), uint8 or uint16, or floating in [0, 1].
+
+    float32, in [0, 1].
+    """
+    top = 1.0 if rgb.is_floating_point() else torch.iinfo(rgb.dtype).max
+    red, green, blue = (channel.float() for channel in rgb.unbind(-3))
+    luma = (_LUMA[0] / top) * red
+    luma = luma.add_(green, alpha=_LUMA[1] / top).add_(blue, alpha=_LUMA[2] / top)
+    return luma.unsqueeze(-3)

@@ -23,8 +23,10 @@ class StripMultiScaleDBLRNet(StripNetwork):
     - the 3D convolution of the first layer is a 2D one over all frames' channels at once, and the
       scales of the input and the output are folded into the first and the last layer;
     - all scales advance together from strip to strip. A skip connection holds its rows until those
-      of the coarser scales have arrived;
-    - on a CPU in float32 layers with many maps need fewer multiplications (``winograd``).
+      of the coarser scales have arrived.
+
+    Its layers are direct convolutions, but for the last one (``winograd.NarrowConv``): with 64 and
+    96 maps in few rows ``RowWinograd`` is not faster.
 
     Ours.
 
@@ -38,8 +40,8 @@ class StripMultiScaleDBLRNet(StripNetwork):
 
     Example:
         >>> net = MultiScaleDBLRNet().eval()
-        >>> architecture = dict(num_frames=5, color='luma', channels=(16, 32, 64, 96),
-        ...                     num_blocks=(0, 1, 2, 3))
+        >>> architecture = dict(num_frames=5, color='luma', channels=(16, 24, 48, 96),
+        ...                     num_blocks=(0, 1, 2, 4))
         >>> strips = StripMultiScaleDBLRNet(net.state_dict(), architecture)
         >>> strips(torch.zeros(1, 5, 3, 64, 48, dtype=torch.uint8)).shape
         torch.Size([1, 3, 64, 48])
@@ -61,7 +63,7 @@ class StripMultiScaleDBLRNet(StripNetwork):
             return state_dict[f'{name}.weight'].float(), state_dict[f'{name}.bias'].float()
 
         def conv(weight: torch.Tensor, bias: torch.Tensor) -> Conv:
-            return Conv(weight, bias, dtype, dtype == torch.float32)
+            return Conv(weight, bias, dtype, dtype == torch.float32, wide=False)
 
         def blocks(name: str, count: int) -> nn.ModuleList:
             return nn.ModuleList(
@@ -83,7 +85,7 @@ class StripMultiScaleDBLRNet(StripNetwork):
         weight, bias = stored('tail')
         self.tail = conv(_OUTPUT_SCALE * weight, _OUTPUT_SCALE * bias)
         self.multiple = 2**coarsest
-        self.row_step = 6 * self.multiple
+        self.row_step = 6 * self.multiple  # with fewer rows the coarsest layers have too few
 
     @property
     def halo(self) -> int:
@@ -195,7 +197,7 @@ class _Up(nn.Module):
         """Write the result, plus rows that come in pieces of pairs, to a place."""
         for odd in (0, 1):  # rows of the result
             taps = self.weight[:, :, odd].transpose(1, 2).flatten(1)  # (c_in, 2 c_out)
-            pixels = x.permute(0, 2, 3, 1) @ taps + self.bias.repeat(2)
+            pixels = F.linear(x.permute(0, 2, 3, 1), taps.T, self.bias.repeat(2))
             maps = pixels.flatten(2).unflatten(2, (-1, self.c_out)).permute(0, 3, 1, 2)
             done = 0
             for piece in skipped:

@@ -82,8 +82,7 @@ class StripNetwork(nn.Module):
 
     def network_input(self, windows: torch.Tensor) -> torch.Tensor:
         """Frames (n, t, 3, h, w) to the network's input (n, t or 3 t, h, w), perhaps padded."""
-        frames = unit_range(windows)
-        frames = luma(frames) if self.color == 'luma' else frames
+        frames = luma(windows) if self.color == 'luma' else unit_range(windows)
         frames = self.prepare(frames.flatten(1, 2))
         return frames.to(self.dtype, memory_format=torch.channels_last)
 

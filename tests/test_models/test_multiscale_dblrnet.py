@@ -17,7 +17,7 @@ def lively(**arguments) -> MultiScaleDBLRNet:
 
 
 class TestSize:
-    @pytest.mark.parametrize(('color', 'millions'), [('luma', 0.901), ('rgb', 0.903)])
+    @pytest.mark.parametrize(('color', 'millions'), [('luma', 0.902), ('rgb', 0.903)])
     def test_parameters(self, color, millions):
         count = sum(p.numel() for p in MultiScaleDBLRNet(color=color).parameters())
         assert round(count / 1e6, 3) == millions
@@ -35,7 +35,7 @@ class TestSize:
                 module.register_forward_hook(count)
         with torch.no_grad():
             net(torch.rand(1, 5, 3, 64, 64))
-        assert sum(macs) / 64**2 == pytest.approx(39.1e3, rel=1e-3)
+        assert sum(macs) / 64**2 == pytest.approx(28.7e3, rel=1e-3)
 
     @pytest.mark.parametrize('num_frames', [1, 3, 5, 7])
     @pytest.mark.parametrize('color', ['luma', 'rgb'])
@@ -82,7 +82,7 @@ class TestColor:
 
 
 class TestStructure:
-    @pytest.mark.parametrize('num_blocks', [(0, 1, 2, 3), (1, 0, 0, 2), (0, 0)])
+    @pytest.mark.parametrize('num_blocks', [(0, 1, 2, 4), (1, 0, 0, 2), (0, 0)])
     def test_halo_is_the_receptive_field(self, num_blocks):
         """Of a crop with borders at multiples; the reach is at most one multiple shorter."""
         net = MultiScaleDBLRNet(channels=(9,) * len(num_blocks), num_blocks=num_blocks)

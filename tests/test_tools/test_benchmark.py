@@ -160,7 +160,7 @@ class TestSpeedIsKept:
             'infer', tmp_path / 'net.pth', clip, '--device', 'cpu', '--frames', 3, '--repeats', 3,
             '--size', '480x270',
         )  # fmt: skip
-        assert ratio(figures, 'plain loop, float32', 'Deblurrer, float32') > 1.5
+        assert ratio(figures, 'plain loop, float32', 'Deblurrer, float32') > 1.3  # alone 1.5 to 2
         if has_int8():
             assert ratio(figures, 'plain loop, float32', 'Deblurrer, int8') > 3
 
