@@ -1,10 +1,15 @@
-# make train and make test each do all of their own set-up; make env does that part alone.
+# Targets that need the environment set it up first; make env does only that.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORK_DIR := work_dirs/dblrgan_sample
 
-# of make gpu; docs/gpu.md
+# two processes with one thread each: most tests use one core
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PARALLEL := -n 2 --dist loadscope
+COVERAGE := --cov=dblrgan_mm --cov-report=term --cov-fail-under=90
+
+# options of make gpu; see docs/gpu.md
 CONFIG ?= configs/gpu/dblrnet_ms.py
 MINUTES ?= 20
 DRY_MINUTES ?= 10
@@ -16,11 +21,11 @@ CARRY ?= carry
 DATA ?=
 WHEELS ?=
 
-.PHONY: env train test fuzz lint lock clean gpu gpu-dry gpu-pack
+.PHONY: env train test test-ci test-all fuzz lint lock clean gpu gpu-dry gpu-pack
 
 env: $(VENV)/.ready
 
-# uv, brought by pip, installs the exact set of the lock in well under a minute
+# pip installs uv, which installs the exact versions of the lock in well under a minute
 $(VENV)/.ready: requirements/lock.txt setup.py
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
@@ -34,10 +39,20 @@ train: env
 		--work-dir $(WORK_DIR)
 	@echo "Training curves: $(WORK_DIR)/curves.png"
 
+# the fast tests
 test: env
-	$(BIN)/python -m pytest --cov=dblrgan_mm --cov-report=term --cov-fail-under=90
+	$(PYTEST) $(PARALLEL) -m "not slow and not speed and not soak"
 
-# damaged videos and checkpoints by the ten thousand
+# all tests that do not need an idle machine, with coverage
+test-ci: env
+	$(PYTEST) $(PARALLEL) -m "not speed and not soak" $(COVERAGE)
+
+# all tests; those that compare speeds run alone
+test-all: env
+	$(PYTEST) $(PARALLEL) -m "not speed" $(COVERAGE)
+	$(PYTEST) -m speed
+
+# read tens of thousands of damaged videos and checkpoints
 fuzz: env
 	$(BIN)/python -m pytest tests/test_inference/test_damaged_files.py --hypothesis-profile=fuzz
 
@@ -45,13 +60,13 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# resolve requirements/lock.txt anew, for Linux, macOS 14 or later on Apple silicon, Python 3.10-3.13
+# resolve requirements/lock.txt again, for Linux and macOS 14 or later on Apple silicon, Python 3.10-3.13
 lock: env
 	$(BIN)/uv pip compile requirements/dev.txt --universal --python-version 3.10 --upgrade \
 		--override requirements/overrides.txt --no-header --no-annotate --no-emit-index-url \
 		--output-file requirements/lock.txt
 
-# tests, a training and benchmarks on a machine with a GPU, by the Python and the torch there
+# tests, training and benchmarks on a machine with a GPU, with its own Python and torch
 gpu:
 	$(PYTHON) tools/gpu/run.py --config $(CONFIG) --minutes $(MINUTES) \
 		--call-minutes $(CALL_MINUTES) --work $(WORK) --out $(OUT) \
@@ -64,7 +79,7 @@ gpu-dry: env
 		--call-minutes $(DRY_MINUTES) --work $(WORK)-dry \
 		$(if $(DRY_SKIP),--skip $(DRY_SKIP))
 
-# what make gpu needs there: packages and, with DATA, clips at 240 rows
+# pack what make gpu needs on its machine: packages and, with DATA, clips at 240 rows
 gpu-pack: env
 	$(BIN)/python tools/gpu/pack.py $(CARRY) $(if $(DATA),--data $(DATA))
 

@@ -1,4 +1,4 @@
-# DBLRGAN on one's own clips.
+# DBLRGAN on your own clips.
 _base_ = [
     '_base_/default_runtime.py',
     '_base_/models/dblrgan.py',
@@ -6,8 +6,8 @@ _base_ = [
     '_base_/schedules/dblrgan_300k.py',
 ]
 
-# None trains from scratch; the checkpoint of a dblrnet_own run starts from there
+# None: train from scratch; to start from a dblrnet_own run, give its checkpoint
 load_from = None
 
-# the discriminator judges clips: all sharp frames of a window, not the centre alone
+# the discriminator judges clips and needs all sharp frames of a window, not only the centre
 train_dataloader = dict(dataset=dict(gt='window'))

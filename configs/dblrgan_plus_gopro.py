@@ -1,4 +1,4 @@
-# DBLRGAN on GoPro, by our recipe.
+# DBLRGAN on GoPro, with our recipe.
 _base_ = [
     '_base_/default_runtime.py',
     '_base_/models/dblrgan_plus.py',
@@ -6,10 +6,10 @@ _base_ = [
     '_base_/schedules/dblrgan_plus_300k.py',
 ]
 
-# None trains from scratch; the checkpoint of a dblrnet_plus_gopro run starts from there
+# None: train from scratch; to start from a dblrnet_plus_gopro run, give its checkpoint
 load_from = None
 
 train_pipeline = _base_.train_pipeline
 train_pipeline[2]['gt_patch_size'] = 256
-# the discriminator judges clips: all sharp frames of a window, not the centre alone
+# the discriminator judges clips and needs all sharp frames of a window, not only the centre
 train_dataloader = dict(dataset=dict(gt='window', pipeline=train_pipeline))

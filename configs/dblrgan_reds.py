@@ -6,8 +6,8 @@ _base_ = [
     '_base_/schedules/dblrgan_300k.py',
 ]
 
-# None trains from scratch; the checkpoint of a dblrnet_reds run starts from there
+# None: train from scratch; to start from a dblrnet_reds run, give its checkpoint
 load_from = None
 
-# the discriminator judges clips: all sharp frames of a window, not the centre alone
+# the discriminator judges clips and needs all sharp frames of a window, not only the centre
 train_dataloader = dict(dataset=dict(gt='window'))

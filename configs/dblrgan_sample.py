@@ -1,4 +1,5 @@
-# A small DBLRGAN on the clips of the repository, minutes on a CPU: what `make train` runs.
+# A small DBLRGAN on the repository's clips, trained in minutes on a CPU; `make train` uses this
+# config.
 _base_ = [
     '_base_/sample_runtime.py',
     '_base_/models/dblrgan.py',
@@ -7,7 +8,7 @@ _base_ = [
 ]
 
 model = dict(
-    generator=dict(mid_channels=16, num_blocks=6, norm=None, residual=True),  # as dblrnet_sample
+    generator=dict(mid_channels=16, num_blocks=6, norm=None, residual=True),  # as in dblrnet_sample
     discriminator=dict(conv_channels=((16, 16), (32, 32), (64, 64)), fc_channels=64),
     ema=dict(momentum=0.01),
     train_cfg=dict(gen_init_steps=200),

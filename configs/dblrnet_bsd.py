@@ -1,4 +1,4 @@
-# DBLRNet on BSD by content loss alone.
+# DBLRNet on BSD, trained with the content loss only.
 _base_ = [
     '_base_/default_runtime.py',
     '_base_/models/dblrnet.py',

@@ -1,4 +1,4 @@
-# DBLRNet on Blurred KITTI, which is for tests only: bring a checkpoint of another data set.
+# DBLRNet on Blurred KITTI, which is for tests only: use a checkpoint of another data set.
 _base_ = [
     '_base_/default_runtime.py',
     '_base_/models/dblrnet.py',

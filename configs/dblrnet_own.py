@@ -1,4 +1,4 @@
-# DBLRNet on one's own clips by content loss alone.
+# DBLRNet on your own clips, trained with the content loss only.
 _base_ = [
     '_base_/default_runtime.py',
     '_base_/models/dblrnet.py',

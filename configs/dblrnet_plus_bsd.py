@@ -1,4 +1,4 @@
-# DBLRNet on BSD, by our recipe.
+# DBLRNet on BSD, with our recipe.
 _base_ = [
     '_base_/plus_runtime.py',
     '_base_/models/dblrnet_plus.py',

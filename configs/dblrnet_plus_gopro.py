@@ -1,4 +1,4 @@
-# DBLRNet on GoPro, by our recipe.
+# DBLRNet on GoPro, with our recipe.
 _base_ = [
     '_base_/plus_runtime.py',
     '_base_/models/dblrnet_plus.py',

@@ -1,4 +1,4 @@
-# DBLRNet on one's own clips, by our recipe.
+# DBLRNet on your own clips, with our recipe.
 _base_ = [
     '_base_/plus_runtime.py',
     '_base_/models/dblrnet_plus.py',

@@ -1,4 +1,4 @@
-# DBLRNet on REDS, by our recipe.
+# DBLRNet on REDS, with our recipe.
 _base_ = [
     '_base_/plus_runtime.py',
     '_base_/models/dblrnet_plus.py',

@@ -1,4 +1,4 @@
-# DBLRNet on REDS by content loss alone.
+# DBLRNet on REDS, trained with the content loss only.
 _base_ = [
     '_base_/default_runtime.py',
     '_base_/models/dblrnet.py',

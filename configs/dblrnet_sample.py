@@ -1,4 +1,4 @@
-# A small DBLRNet on the clips of the repository, minutes on a CPU: to see everything work.
+# A small DBLRNet on the repository's clips: a training of minutes on a CPU, to try everything.
 _base_ = [
     '_base_/sample_runtime.py',
     '_base_/models/dblrnet.py',

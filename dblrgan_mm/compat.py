@@ -1,9 +1,9 @@
-"""What MMagic 1.2 needs to run on today's PyTorch and NumPy.
+"""Patches that let MMagic 1.2 run on current PyTorch and NumPy versions.
 
-:func:`apply` is called by every subpackage that touches MMagic, before MMagic is imported. Each
-patch looks first whether it is needed, touches no more than it must, and says so once in the log
-('dblrgan_mm', level INFO; the tools name the patches in the run's own log, too). On MMagic's
-own stack (torch 2.1, NumPy 1.26, compiled mmcv 2.1) only that of loading checkpoints applies.
+Every subpackage that uses MMagic calls :func:`apply` before it imports MMagic. Each patch first
+checks whether it is needed, changes as little as possible, and is logged once (logger 'dblrgan_mm',
+level INFO; the tools also list the patches in the log of the run). On MMagic's own stack (torch
+2.1, NumPy 1.26, compiled mmcv 2.1) only the patch for loading checkpoints applies.
 """
 
 import importlib.util
@@ -26,10 +26,11 @@ def apply() -> list[str]:
     """Apply the patches that this installation needs, once per process.
 
     Returns:
-        The names of the patches that were applied; empty on MMagic's own stack.
+        The names of the patches that were applied.
 
     Raises:
-        ImportError: if no mmcv is installed; says which to install.
+        ImportError: if no mmcv is installed, or if torch does not support the installed NumPy. The
+            message says what to install.
     """
     global _applied
     if _applied is None:
@@ -42,20 +43,20 @@ def apply() -> list[str]:
 
 
 def _check_numpy() -> None:
-    """torch before 2.3 imports beside NumPy 2, and then fails in the first conversion."""
+    """Refuse NumPy 2 with torch before 2.3: they import, but the first conversion fails."""
     import numpy as np
     import torch
 
     major, minor = (int(part) for part in torch.__version__.split('.')[:2])
     if (major, minor) < (2, 3) and np.__version__ >= '2':
         raise ImportError(
-            f'torch {torch.__version__} cannot use NumPy {np.__version__}: '
-            "pip install 'numpy<2', or a torch from 2.3 on"
+            f'torch {torch.__version__} does not support NumPy {np.__version__}. '
+            "Run pip install 'numpy<2', or install torch 2.3 or later"
         )
 
 
 def _numpy_bool8() -> bool:
-    """NumPy 2 dropped ``np.bool8``, which mmagic/utils/trans_utils.py names at import."""
+    """Restore ``np.bool8``, removed in NumPy 2, for the import of mmagic/utils/trans_utils.py."""
     import numpy as np
 
     if hasattr(np, 'bool8'):
@@ -66,29 +67,29 @@ def _numpy_bool8() -> bool:
 
 
 class MissingOp:
-    """Stands in for a compiled mmcv op: can be looked up and imported, refuses to run."""
+    """Placeholder for a compiled mmcv op: can be imported, but raises an error when called."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         raise NotImplementedError(
-            f'the compiled mmcv op {self.name!r} is not available: this is mmcv-lite. '
-            'Install a compiled mmcv (mmcv>=2.0,<2.2) built for your torch to use it; '
-            'the restorers EDVR and BasicVSR++ run without it, by torchvision'
+            f'the compiled mmcv op {self.name!r} is not available in mmcv-lite. '
+            'To use it, install a compiled mmcv (mmcv>=2.0,<2.2) built for your torch. '
+            'EDVR and BasicVSR++ do not need it: they use torchvision instead'
         )
 
 
 def _mmcv_ops() -> bool:
-    """mmcv-lite ships ``mmcv.ops`` without its compiled module ``mmcv._ext``.
+    """Make ``mmcv.ops`` importable in mmcv-lite, which lacks the compiled ``mmcv._ext``.
 
-    An ``_ext`` of :class:`MissingOp` makes the package importable, and the two deformable
-    convolutions that restorers use are computed by torchvision, which has the same argument
-    layout and runs on CUDA too.
+    A substitute ``_ext`` provides a :class:`MissingOp` under every name. The two deformable
+    convolutions that restorers use are computed by torchvision, which has the same argument layout
+    and also runs on CUDA.
     """
     if importlib.util.find_spec('mmcv._ext') is not None:
         return False
-    ext = types.ModuleType('mmcv._ext', 'Stand-in of dblrgan_mm.compat: no compiled op.')
+    ext = types.ModuleType('mmcv._ext', 'Substitute by dblrgan_mm.compat, without compiled ops.')
 
     def missing(name: str) -> MissingOp:
         if name.startswith('__'):
@@ -96,7 +97,7 @@ def _mmcv_ops() -> bool:
         return MissingOp(name)
 
     ext.__getattr__ = missing
-    # a module without a spec makes importlib.util.find_spec() raise for whoever asks next
+    # for a module without a spec, the next importlib.util.find_spec() would raise an error
     ext.__spec__ = importlib.util.spec_from_loader('mmcv._ext', loader=None)
     sys.modules['mmcv._ext'] = ext
 
@@ -129,11 +130,11 @@ def deform_conv2d(
     bias=False,
     im2col_step=32,
 ):
-    """mmcv's ``deform_conv2d`` computed by torchvision.
+    """mmcv's ``deform_conv2d``, computed by torchvision.
 
-    Shapes as in mmcv: input (n, c, h, w), offset (n, deform_groups·2·kh·kw, h', w'), weight
-    (out, c / groups, kh, kw). ``groups`` and ``deform_groups`` follow from the shapes;
-    ``im2col_step`` only set the compiled op's memory.
+    Shapes are as in mmcv: input (n, c, h, w), offset (n, deform_groups·2·kh·kw, h', w'), weight
+    (out, c / groups, kh, kw). ``groups`` and ``deform_groups`` follow from the shapes, and
+    ``im2col_step`` only affects the memory of the compiled op, so the three are ignored.
     """
     del groups, deform_groups, im2col_step
     if bias:
@@ -153,7 +154,7 @@ def modulated_deform_conv2d(
     groups=1,
     deform_groups=1,
 ):
-    """mmcv's ``modulated_deform_conv2d`` computed by torchvision; shapes as in mmcv."""
+    """mmcv's ``modulated_deform_conv2d``, computed by torchvision; shapes are as in mmcv."""
     del groups, deform_groups
     return _torchvision_deform(input, offset, mask, weight, bias, stride, padding, dilation)
 
@@ -161,7 +162,7 @@ def modulated_deform_conv2d(
 def _torchvision_deform(input, offset, mask, weight, bias, stride, padding, dilation):
     from torchvision.ops import deform_conv2d as deform
 
-    # under autocast the offset is the tensor that was cast, and mmcv follows it
+    # under autocast, only the offset was cast already, and mmcv uses its dtype
     dtype = offset.dtype
     return deform(
         input.to(dtype),
@@ -176,11 +177,12 @@ def _torchvision_deform(input, offset, mask, weight, bias, stride, padding, dila
 
 
 def safe_globals() -> bool:
-    """torch 2.6 loads with ``weights_only=True``, which refuses MMEngine's checkpoints.
+    """Allow ``torch.load(weights_only=True)``, torch 2.6's default, for MMEngine's checkpoints.
 
-    They hold log histories (``HistoryBuffer`` over NumPy arrays and scalars): data, no code. Just
-    these types are allow-listed. A pickled ``HistoryBuffer`` also looks up its own methods with
-    ``getattr``, which would be a way to run code: :func:`_history_statistic` stands in for it.
+    They hold log histories (``HistoryBuffer`` with NumPy arrays and scalars), which are data, not
+    code. Only these types are allow-listed. A pickled ``HistoryBuffer`` also looks up its own
+    methods with ``getattr``, which could be used to run code. :func:`_history_statistic` replaces
+    it.
     """
     import torch
 
@@ -192,7 +194,8 @@ def safe_globals() -> bool:
 
     array = np.zeros(1)
     reconstruct, scalar = array.__reduce__()[0], array[0].__reduce__()[0]
-    dtypes = {type(np.dtype(code)) for code in '?bhilqfdBHILQe'}  # one class a dtype, NumPy >= 1.25
+    # since NumPy 1.25, each dtype has its own class
+    dtypes = {type(np.dtype(code)) for code in '?bhilqfdBHILQe'}
     add_safe_globals([HistoryBuffer, np.ndarray, np.dtype, bytes, *dtypes])
     for package in ('numpy.core', 'numpy._core'):  # NumPy 1 and 2
         add_safe_globals(
@@ -212,18 +215,18 @@ def _history_statistic(owner: Any, name: str) -> Callable:
 
     if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
         raise ValueError(
-            f'a checkpoint asked for {name!r} of {owner!r}: refused, it may carry code'
+            f'the checkpoint asks for {name!r} of {owner!r}: refused, it may contain code'
         )
     return getattr(HistoryBuffer, name)
 
 
 def _safe_loading() -> bool:
-    """MMEngine loads checkpoints in ways that run code that is in them.
+    """Prevent MMEngine from running code that is stored in checkpoints.
 
-    It leaves ``weights_only`` to torch, whose default was False before 2.6, fetches addresses with
-    False in any version, and runs the text ``meta['config']``, which its early versions wrote, as
-    a Python file at a resume. Here files and addresses are loaded with ``weights_only=True`` and
-    without that text; the loaders of pavi and s3 addresses are left as they are.
+    MMEngine does not set ``weights_only`` for files, and torch's default was False before 2.6. It
+    loads URLs with False in all versions. On a resume, it also runs the text ``meta['config']``,
+    written by its early versions, as a Python file. This patch loads files and URLs with
+    ``weights_only=True`` and drops that text. The loaders for pavi and s3 addresses stay unchanged.
     """
     import os
 
@@ -260,7 +263,7 @@ def _safe_loading() -> bool:
 
 if __name__ == '__main__':
     # python -m dblrgan_mm.compat SCRIPT [ARGS]: run a script, such as one of MMagic's own tools,
-    # with the patches in place
+    # with the patches applied
     import runpy
 
     from dblrgan_mm import compat

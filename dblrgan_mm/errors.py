@@ -1,16 +1,16 @@
-"""Errors that a user can mend: the commands print their message alone, without a traceback."""
+"""Errors that the user can fix; the commands print only the message, without a traceback."""
 
 
 class UserError(Exception):
-    """Something that a user gave cannot work; the message says what, where and what to do."""
+    """Invalid user input or a condition the user can fix; says what, where and what to do."""
 
 
 class LaunchError(UserError):
-    """A command was called with something that cannot work."""
+    """A command was called with invalid arguments, or its config or environment is invalid."""
 
 
 class DatasetError(UserError):
-    """The data on disk is not what its layout says."""
+    """The data on disk does not match its layout."""
 
 
 class CheckpointMismatchError(UserError):

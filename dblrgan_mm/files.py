@@ -1,4 +1,4 @@
-"""Writing that another process, a full disk or a kill cannot turn into half a result."""
+"""Atomic writes, safe against concurrent processes, full disks and kills."""
 
 import contextlib
 import errno
@@ -14,13 +14,13 @@ from dblrgan_mm.errors import UserError
 
 @contextlib.contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Hold a folder, which is made if need be, for this process alone.
+    """Lock a folder for this process, and create it if needed.
 
-    The lock is the operating system's, on ``folder/.lock``: it ends with the process, however that
-    ends.
+    The lock is an operating system lock on ``folder/.lock``. It is released when the process ends,
+    even if it is killed.
 
     Raises:
-        UserError: if another process holds the folder, or it cannot be written to.
+        UserError: if another process holds the lock, or the folder cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,23 +42,21 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Raise :class:`UserError` unless the disk of ``folder`` has ``needed`` bytes to spare."""
+    """Raise :class:`UserError` unless the disk of ``folder`` has ``needed`` bytes free."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f'{needed / 1e6:,.0f} MB are needed in {folder.resolve()}, and its disk has '
-            f'{free / 1e6:,.0f} MB free: make room, or choose a folder on another disk'
+            f'{needed / 1e6:,.0f} MB are needed in {folder.resolve()}, but its disk has '
+            f'{free / 1e6:,.0f} MB free: free some space, or choose a folder on another disk'
         )
 
 
-GO_ON = (
-    'What is finished there is whole and stays; make room and run the same command again to go on'
-)
+CONTINUE = 'Finished files are kept; free some space and run the same command again to continue'
 
 
 @contextlib.contextmanager
-def disk_full_told(folder: Path, what_now: str = GO_ON) -> Iterator[None]:
-    """Turn the error of a full disk into a :class:`UserError` that says how to go on."""
+def report_full_disk(folder: Path, what_now: str = CONTINUE) -> Iterator[None]:
+    """Turn the error of a full disk into a :class:`UserError` that says what to do."""
     try:
         yield
     except OSError as error:
@@ -68,10 +66,10 @@ def disk_full_told(folder: Path, what_now: str = GO_ON) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def write_faults_told(target: Path, what_now: str) -> Iterator[None]:
-    """The same, and any other error of the operating system, for a command that writes a target."""
+def report_write_errors(target: Path, what_now: str) -> Iterator[None]:
+    """Turn any ``OSError`` of a command that writes ``target`` into a :class:`UserError`."""
     try:
-        with disk_full_told(target.parent, what_now):
+        with report_full_disk(target.parent, what_now):
             yield
     except OSError as error:
         raise UserError(
@@ -80,22 +78,22 @@ def write_faults_told(target: Path, what_now: str) -> Iterator[None]:
 
 
 def write_whole(final: Path, content: bytes) -> None:
-    """Write a file that has its name only when it is whole; an ``OSError`` leaves none, or the old.
+    """Write a file atomically; after an ``OSError`` the previous file, if any, is unchanged.
 
-    The part is beside it under the name with '.part' until then.
+    The content is first written to a file next to it, whose name has the suffix '.part'.
     """
     part = final.with_name(f'{final.name}.part')
     try:
         part.write_bytes(content)
         put_in_place(part, final)
     except OSError:
-        with contextlib.suppress(OSError):  # which would hide the first error
+        with contextlib.suppress(OSError):  # it would hide the first error
             part.unlink(missing_ok=True)
         raise
 
 
 def put_in_place(part: Path, final: Path) -> None:
-    """Give a finished file its name; even after a power cut what has the name is whole."""
+    """Rename a finished file to its final name, so that it is complete even after a power cut."""
     descriptor = os.open(part, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,6 @@
-"""What the tools share: arguments, config, processes, errors.
+"""Code shared by the tools: arguments, config, processes, errors.
 
-Imports nothing heavy at the top, so that ``--help`` answers at once.
+Heavy imports are not at the top, so that ``--help`` answers at once.
 """
 
 import argparse
@@ -15,9 +15,9 @@ from typing import Any
 
 from dblrgan_mm.errors import LaunchError, UserError
 
-PARENT = os.getppid()  # as early as can be known: it may die, as torchrun may
+PARENT = os.getppid()  # read early, because the parent (e.g. torchrun) may die
 
-# (rank, world size, local rank) as each launcher tells them
+# names of the variables in which each launcher sets rank, world size and local rank
 _RANK_VARIABLES = {
     'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
@@ -26,15 +26,15 @@ _RANK_VARIABLES = {
 
 
 def argument_parser(description: str) -> argparse.ArgumentParser:
-    """The options that MMagic users know, as far as training and testing share them."""
+    """Return a parser with MMagic's usual options that training and testing share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='config file')
     parser.add_argument(
         '--work-dir',
-        help='where checkpoints, logs and pictures go (default: work_dirs/<name of the config>)',
+        help='folder for checkpoints, logs and pictures (default: work_dirs/<name of the config>)',
     )
     parser.add_argument(
-        '--data-root', help="the data set's folder, or a clip store of it, in place of the config's"
+        '--data-root', help='folder of the data set, or of a clip store of it; overrides the config'
     )
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision; needs a GPU')
     parser.add_argument(
@@ -50,7 +50,7 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
         choices=['none', *_RANK_VARIABLES],
         default='none',
         help='job launcher; without a GPU, or with env_cfg.dist_cfg.backend=gloo, the processes '
-        'talk by gloo',
+        'communicate with gloo',
     )
     # torch.distributed.launch passes it; torchrun sets the environment variable
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -58,7 +58,7 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on, of a command line."""
+    """Parse a positive integer of the command line."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f'must be at least 1, got {text}')
     return int(text)
@@ -75,33 +75,33 @@ class KeyValue(argparse.Action):
 
 
 def layout_parser(description: str) -> argparse.ArgumentParser:
-    """The options that the tools share which walk a whole data set."""
+    """Return a parser with the options shared by the tools that process a complete data set."""
     from dblrgan_mm.clips.layouts import LAYOUTS
 
     parser = argparse.ArgumentParser(description=description)
     add = parser.add_argument
     add('layout', metavar='LAYOUT', choices=LAYOUTS, help=f'one of {", ".join(LAYOUTS)}')
-    add('root', metavar='ROOT', type=Path, help="the data set's folder")
-    add('--split', nargs='+', metavar='NAME', help='its parts (default: all)')
+    add('root', metavar='ROOT', type=Path, help='folder of the data set')
+    add('--split', nargs='+', metavar='NAME', help='splits to process (default: all)')
     add('--layout-args', nargs='+', action=KeyValue, default={}, metavar='KEY=VALUE',
         help='arguments of the layout, e.g. blur=blur_gamma')  # fmt: skip
-    add('--unpaired', action='store_true', help='look for no sharp frames')
+    add('--unpaired', action='store_true', help='do not look for sharp frames')
     add('--workers', type=positive, default=os.cpu_count(), metavar='N',
-        help='threads (default: one a processor)')  # fmt: skip
+        help='number of threads (default: one per processor)')  # fmt: skip
     return parser
 
 
 def load_config(args: argparse.Namespace) -> Any:
-    """The config file with the command line's overrides, as an ``mmengine.Config``.
+    """Load the config file with the command line's overrides, as an ``mmengine.Config``.
 
     Raises:
-        LaunchError: if the config is missing or an override does not fit it, the work dir cannot
-            be written, ``--amp`` is asked for without a GPU, or the launcher's variables are
-            missing.
+        LaunchError: if the config is missing, an override does not fit it, the work dir cannot be
+            written to, ``--amp`` is given without a GPU, or the launcher's environment variables
+            are missing.
     """
     require_config(args.config)
 
-    # MMagic imports albumentations, which asks the network for a newer version of itself
+    # MMagic imports albumentations, which looks for a newer version of itself online
     os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
     from mmengine.config import Config, DictAction
 
@@ -124,44 +124,44 @@ def load_config(args: argparse.Namespace) -> Any:
     _require_writable(cfg.work_dir)
 
     if cfg.get('randomness', {}).get('deterministic'):
-        # CUDA's matrix products refuse to be deterministic without it
+        # without it, CUDA's matrix products raise an error in deterministic mode
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
 
     import torch
 
     if args.amp and not torch.cuda.is_available():
         raise LaunchError(
-            '--amp needs a GPU, and torch sees none; leave --amp out to run in float32'
+            '--amp needs a GPU, but torch finds none; leave --amp out to run in float32'
         )
     if args.launcher != 'none':
         if args.launcher == 'pytorch':
             os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
         _require_launcher(args.launcher)
-        # MMEngine's model wrapper reads it under every launcher
+        # MMEngine's model wrapper reads this variable with every launcher
         os.environ.setdefault('LOCAL_RANK', os.environ[_RANK_VARIABLES[args.launcher][2]])
         group = cfg.get('env_cfg', {}).get('dist_cfg', {})
         if not torch.cuda.is_available() or group.get('backend') == 'gloo':
             _init_gloo(args.launcher, group.get('timeout'))
-            if torch.cuda.is_available():  # processes may share a GPU, which NCCL refuses
+            if torch.cuda.is_available():  # with gloo, processes may share a GPU; NCCL refuses it
                 torch.cuda.set_device(int(os.environ['LOCAL_RANK']) % torch.cuda.device_count())
-            # MMEngine would hand the wrapper the number of a GPU
+            # MMEngine would pass a GPU index to the wrapper
             wrapper = cfg.get('model_wrapper_cfg') or dict(
                 type='MMDistributedDataParallel', broadcast_buffers=False
             )
-            # looking for unused parameters, DDP sums gradients in the same order in the first
-            # iteration of a process as in the others, so that a resumed run is an exact one
+            # with find_unused_parameters, DDP sums gradients in the same order in the first
+            # iteration of a process as in all others, which makes a resumed run exact
             cfg.model_wrapper_cfg = dict(wrapper, device_ids=None, find_unused_parameters=True)
     return cfg
 
 
 def require_config(path: str) -> None:
-    """Raise :class:`LaunchError` where there is no such file."""
+    """Raise :class:`LaunchError` if there is no such file."""
     if not Path(path).is_file():
         raise LaunchError(f'no config file {path}. The configs are in configs/.')
 
 
 def _set_data_root(part: Any, data_root: str) -> None:
-    """Set data_root in a part of the config, also where data sets wrap each other."""
+    """Set data_root in a part of the config, including nested data sets."""
     if isinstance(part, dict):
         if 'data_root' in part:
             part['data_root'] = data_root
@@ -173,7 +173,7 @@ def _set_data_root(part: Any, data_root: str) -> None:
 
 
 def _parse_option(option: str, action: Any) -> dict:
-    """A KEY=VALUE pair, the value read as MMEngine's ``DictAction`` reads it."""
+    """Parse a KEY=VALUE pair; the value is read as by MMEngine's ``DictAction``."""
     if '=' not in option:
         raise LaunchError(f'--cfg-options takes KEY=VALUE, got {option!r}')
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
@@ -197,10 +197,10 @@ def _require_launcher(launcher: str) -> None:
     missing = [name for name in _RANK_VARIABLES[launcher] if name not in os.environ]
     if missing:
         raise LaunchError(
-            f'--launcher {launcher} finds no {missing[0]} in the environment; '
-            'start the command by tools/dist_train.sh, tools/dist_test.sh or tools/slurm_*.sh'
+            f'--launcher {launcher} needs {missing[0]} in the environment; '
+            'start the command with tools/dist_train.sh, tools/dist_test.sh or tools/slurm_*.sh'
         )
-    # torchrun sets it, and MMEngine asks Slurm for it, but only on machines with GPUs
+    # torchrun sets MASTER_ADDR; MMEngine asks Slurm for it, but only on machines with GPUs
     nodes = int(os.environ.get('SLURM_NNODES', '1'))
     if 'MASTER_ADDR' not in os.environ and (launcher == 'mpi' or nodes > 1):
         raise LaunchError(
@@ -210,10 +210,10 @@ def _require_launcher(launcher: str) -> None:
 
 
 def _init_gloo(launcher: str, timeout: float | None = None) -> None:
-    """Start the process group on a machine without GPUs.
+    """Start a process group with the gloo backend.
 
-    MMEngine's launchers call ``torch.cuda.set_device`` and fail there; they leave a process
-    group alone that exists already.
+    MMEngine's launchers call ``torch.cuda.set_device``, which fails without GPUs. They do not
+    change an existing process group.
     """
     import torch.distributed as dist
 
@@ -227,7 +227,7 @@ def _init_gloo(launcher: str, timeout: float | None = None) -> None:
 
 
 def build_runner(cfg: Any) -> Any:
-    """The ``mmengine.Runner`` of a config; its log names the patches that MMagic needed."""
+    """Build the ``mmengine.Runner`` of a config, and log the patches that MMagic needed."""
     from mmengine.runner import Runner
 
     from dblrgan_mm import compat
@@ -238,29 +238,30 @@ def build_runner(cfg: Any) -> Any:
 
 
 def check_checkpoint(path: str) -> None:
-    """Raise :class:`UserError` unless ``path`` is a whole file that torch loads without running
+    """Raise :class:`UserError` unless ``path`` is an intact checkpoint that loads without running
     code."""
     if path.startswith(('http://', 'https://')):
-        raise LaunchError(f'{path} is an address: download the checkpoint and give the file')
+        raise LaunchError(f'{path} is a URL: download the checkpoint and give the path of the file')
     from dblrgan_mm.inference.checkpoint import read_content
 
     read_content(Path(path))
 
 
 def newest_checkpoint(work_dir: str) -> str | None:
-    """The newest whole checkpoint of a training; None where there is none yet.
+    """Return the newest intact checkpoint of a training, or None if there is none yet.
 
-    That is the one that ``last_checkpoint`` names, or without that file the one of the highest
-    iteration. Where it is damaged or missing, a line on stderr says so, and the one before it is
-    taken.
+    This is the checkpoint named in ``last_checkpoint`` or, without that file, the one with the
+    highest iteration. If it is damaged or missing, a warning is printed on stderr and the
+    checkpoint before it is used.
 
     Raises:
-        UserError: the newest one would run code, or none of them is whole.
+        UserError: if the newest checkpoint would run code, or if none is intact.
     """
     folder = Path(work_dir)
     note = folder / 'last_checkpoint'
     named = note.read_text(encoding='utf-8').strip() if note.is_file() else ''
-    newest = Path(named) if os.path.isfile(named) else folder / Path(named).name  # it was moved
+    # the work dir may have been moved
+    newest = Path(named) if os.path.isfile(named) else folder / Path(named).name
 
     def iteration(path: Path) -> int:
         found = re.fullmatch(r'iter_(\d+)\.pth', path.name)
@@ -277,23 +278,23 @@ def newest_checkpoint(work_dir: str) -> str | None:
         except UserError as error:
             if path == candidates[-1] or 'run code' in str(error):
                 raise
-            print(f'warning: {error}. The one before it is taken', file=sys.stderr)
+            print(f'warning: {error}. Using the checkpoint before it', file=sys.stderr)
         else:
             return str(path)
     return None
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command; what its user can mend ends it with one line on stderr and exit code 1.
+    """Run a command; an error that the user can fix gives one line on stderr and exit code 1.
 
-    Ctrl-C ends it with exit code 130, a closed stdout (``| head``) with 1.
+    Ctrl-C gives exit code 130, a closed stdout (``| head``) exit code 1.
     """
     try:
         main()
         _leave_group()
         sys.stdout.flush()
     except BrokenPipeError:
-        # the interpreter would flush again, and fail again
+        # otherwise the interpreter would flush stdout at exit and fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
@@ -308,7 +309,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _leave_group() -> None:
-    """End the process group: a process that exits inside of one may abort in gloo's threads."""
+    """End the process group: a process that exits without this may abort in gloo's threads."""
     dist = sys.modules.get('torch.distributed')
     if dist is not None and dist.is_available() and dist.is_initialized():
         dist.barrier()
@@ -316,7 +317,7 @@ def _leave_group() -> None:
 
 
 def _user_message(error: BaseException) -> str | None:
-    """The message of the error of ours that the chain began with; None where there is none."""
+    """Return the message of the first :class:`UserError` in the chain of causes, None if absent."""
     chain: BaseException | None = error
     found = None
     while chain is not None:
@@ -325,6 +326,6 @@ def _user_message(error: BaseException) -> str | None:
         chain = chain.__cause__ or chain.__context__
     if found is None:
         return None
-    # a data loader's worker hands over its whole traceback as the message
+    # an error from a data loader worker has its complete traceback as the message
     message = str(found).rsplit(f'{type(found).__name__}: ', 1)[-1]
     return ' '.join(message.split('\n')).strip()

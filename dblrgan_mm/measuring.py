@@ -1,4 +1,4 @@
-"""What work takes: seconds, memory, multiply-accumulates; and what the machine could do at most."""
+"""Measure time, memory and operations of a piece of work, and the limits of the machine."""
 
 import ctypes
 import os
@@ -13,12 +13,12 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-_SIDE = {'cpu': 2048, 'cuda': 8192}  # of the matrices
+_SIDE = {'cpu': 2048, 'cuda': 8192}  # rows and columns of the matrices
 _COPIED = {'cpu': 1 << 28, 'cuda': 1 << 31}  # bytes
 
 
 def machine() -> str:
-    """The machine and the versions that matter, in words."""
+    """Describe the machine and the versions that affect speed."""
     import platform
 
     import cv2
@@ -32,7 +32,7 @@ def machine() -> str:
 
 
 def wait_for(device: torch.device) -> None:
-    """Until all that was asked of a GPU is done."""
+    """Wait until the device has finished all pending work."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
     elif device.type == 'mps':
@@ -40,22 +40,25 @@ def wait_for(device: torch.device) -> None:
 
 
 def now(device: torch.device) -> float:
-    """The time in seconds, once all that was asked of a GPU is done."""
+    """Return the time in seconds, after the device has finished all pending work."""
     wait_for(device)
     return time.perf_counter()
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """What a piece of work takes, by the wall clock."""
+    """Return the wall-clock time of a piece of work."""
     begin = now(device)
     work()
     return now(device) - begin
 
 
 def seconds_by_operation(work: Callable[[], object], device: torch.device) -> dict[str, float]:
-    """What each of torch's operations takes in a piece of work, without those that it calls; on a
-    GPU what its kernels take. The longest come first."""
-    os.environ.setdefault('KINETO_LOG_LEVEL', '9')  # messages: that it starts, that no GPU is there
+    """Return the seconds that each torch operation takes in a piece of work, the longest first.
+
+    Operations called by an operation are not included in it. On a GPU, the time of its kernels
+    counts.
+    """
+    os.environ.setdefault('KINETO_LOG_LEVEL', '9')  # no messages about its start or a missing GPU
     on_gpu = device.type == 'cuda'
     kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
     with profile(activities=kinds) as profiler:
@@ -64,18 +67,18 @@ def seconds_by_operation(work: Callable[[], object], device: torch.device) -> di
     found = {
         event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
         for event in profiler.key_averages()
-        if event.device_type == DeviceType.CPU  # not the kernels, which count for operations
+        if event.device_type == DeviceType.CPU  # kernels are counted with their operations
     }
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def matrix_product_ceiling(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
-    """Operations a second of a large square matrix product; the median."""
-    # float32 by the rules that convolutions follow
+    """Return the operations per second of a large square matrix product (median)."""
+    # use TF32 for float32 exactly if convolutions do
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     side = _SIDE.get(device.type, 2048)
     a, b = (torch.empty(side, side, device=device).uniform_(-8, 8).to(dtype) for _ in range(2))
-    # torch has no public product of integers
+    # torch has no public integer matrix product
     product = torch._int_mm if dtype == torch.int8 else torch.mm
     out = product(a, b)
     times = [seconds(lambda: product(a, b, out=out), device) for _ in range(repeats)]
@@ -83,7 +86,7 @@ def matrix_product_ceiling(device: torch.device, dtype: torch.dtype, repeats: in
 
 
 def copy_ceiling(device: torch.device, repeats: int = 5) -> float:
-    """Bytes a second of a large copy within a device's memory, read and written; the median."""
+    """Return the bytes per second, read and written, of a large copy in device memory (median)."""
     source = torch.ones(_COPIED.get(device.type, 1 << 28), dtype=torch.uint8, device=device)
     target = source.clone()
     times = [seconds(lambda: target.copy_(source), device) for _ in range(repeats)]
@@ -91,7 +94,7 @@ def copy_ceiling(device: torch.device, repeats: int = 5) -> float:
 
 
 def flop_counter() -> Any:
-    """torch's ``FlopCounterMode``, which knows deformable convolutions."""
+    """Return torch's ``FlopCounterMode`` with support for deformable convolutions."""
     import torchvision  # noqa: F401  (registers the operator)
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -109,7 +112,7 @@ def flop_counter() -> Any:
 
 
 class PeakMemory:
-    """The memory taken at most since this was made: a GPU's by torch, or the process's."""
+    """Peak memory since this object was created: torch's GPU memory, or that of the process."""
 
     def __init__(self, device: torch.device) -> None:
         self.on_gpu = device.type == 'cuda'
@@ -117,14 +120,14 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats()
         else:
             try:
-                ctypes.CDLL(None).malloc_trim(0)  # what was freed before is given back
-                Path('/proc/self/clear_refs').write_text('5')  # the peak counts from now on
+                ctypes.CDLL(None).malloc_trim(0)  # return freed memory to the system
+                Path('/proc/self/clear_refs').write_text('5')  # reset the peak
                 self.before = _resident('VmRSS')
-            except (AttributeError, OSError):  # glibc on Linux alone tells
+            except (AttributeError, OSError):  # works only with glibc on Linux
                 self.before = None
 
     def bytes(self) -> int | None:
-        """Bytes; None where this system does not tell."""
+        """Return the bytes, or None if this system does not provide them."""
         if self.on_gpu:
             return torch.cuda.max_memory_allocated()
         return None if self.before is None else _resident('VmHWM') - self.before

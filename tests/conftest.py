@@ -1,4 +1,4 @@
-"""Shared fixtures: the repository's own clips, trees of the benchmarks, the tools."""
+"""Shared fixtures: the bundled clips, data sets in the benchmarks' layouts, and the tools."""
 
 import contextlib
 import importlib.util
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from mmengine.config import config
 from mmengine.registry import init_default_scope
 
 from dblrgan_mm import compat, launch
@@ -23,14 +24,16 @@ from dblrgan_mm.clips import clip_store, layouts
 
 compat.apply()  # before a test module imports MMagic
 
-# opt out of a telemetry and update check of albumentations: tests use no network
+from dblrgan_mm.engine import hooks
+
+# disable the update check of albumentations: tests use no network
 os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
 
 settings.register_profile('fuzz', max_examples=10_000)  # make fuzz
 
 ROOT = Path(__file__).parent.parent
 
-# frame {n} of a clip, blurry and sharp, as each data set names it
+# file names of frame {n} of a clip, blurry and sharp, in each data set
 FRAMES = {
     'gopro': ('{split}/{clip}/blur/{n:06d}.png', '{split}/{clip}/sharp/{n:06d}.png'),
     'dvd': ('{clip}/input/{n:05d}.jpg', '{clip}/GT/{n:05d}.jpg'),
@@ -50,12 +53,25 @@ FRAMES = {
 @pytest.fixture(autouse=True)
 def _reproducible():
     torch.manual_seed(0)
-    np.random.seed(0)  # noqa: NPY002  (MMagic's transforms draw from it)
+    np.random.seed(0)  # noqa: NPY002  (MMagic's transforms use it)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _no_trimmings(request):
+    """Leave out curves and the line breaks of dumped configs: they take longer than training.
+
+    A test module that looks at curves sets ``DRAWS_CURVES = True``.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, 'FormatCode', lambda text, **_: (text, False))
+        if not getattr(request.module, 'DRAWS_CURVES', False):
+            patch.setattr(hooks, 'plot_curves', lambda *arguments, **keywords: None)
+        yield
 
 
 @pytest.fixture(scope='session', autouse=True)
 def _mmagic_scope():
-    """As under a runner: names in configs are looked up among MMagic's types."""
+    """Look up names in configs among MMagic's types, as a runner does."""
     init_default_scope('mmagic')
 
 
@@ -85,7 +101,7 @@ def real_clip(sample_root) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def write_clip(tmp_path) -> Callable[..., Path]:
-    """Writes a clip below tmp_path; a pixel is (R, G, B) = (x, y, frame), + 100 if sharp."""
+    """Write a clip below tmp_path; a pixel is (R, G, B) = (x, y, frame), frame + 100 if sharp."""
 
     def write(
         name: str,
@@ -107,7 +123,7 @@ def write_clip(tmp_path) -> Callable[..., Path]:
                     np.arange(height)[:, None],
                     np.arange(width),
                 )
-                cv2.imwrite(str(path / (stem.format(number) + suffix)), frame)  # takes BGR
+                cv2.imwrite(str(path / (stem.format(number) + suffix)), frame)  # expects BGR
         return tmp_path / split / name
 
     return write
@@ -115,14 +131,14 @@ def write_clip(tmp_path) -> Callable[..., Path]:
 
 @pytest.fixture
 def real_copy(tmp_path, sample_root) -> Path:
-    """A data set below tmp_path whose one clip, train/gopro_walk_a, may be spoilt."""
+    """A data set below tmp_path with one clip, train/gopro_walk_a; tests may damage it."""
     shutil.copytree(sample_root / 'train' / 'gopro_walk_a', tmp_path / 'train' / 'gopro_walk_a')
     return tmp_path
 
 
 @pytest.fixture(scope='session')
 def lay_out() -> Callable[..., list[list[Path]]]:
-    """Writes a clip below a root with the names that its data set has."""
+    """Write a clip below a root with the file names of its data set."""
 
     def write(
         root: Path,
@@ -133,7 +149,7 @@ def lay_out() -> Callable[..., list[list[Path]]]:
         sharp: bool = True,
         **fields: str,
     ) -> list[list[Path]]:
-        """Frames are empty files, or the pairs of ``images`` (BGR), over and over.
+        """Write empty files, or the pairs of ``images`` (BGR) repeatedly.
 
         Returns the files of each frame, blurry and sharp.
         """
@@ -156,17 +172,17 @@ def lay_out() -> Callable[..., list[list[Path]]]:
 
 @pytest.fixture(scope='session')
 def call_tool() -> Callable[..., SimpleNamespace]:
-    """Calls a script below tools/ as from the command line, but in this process."""
+    """Call a script below tools/ as from the command line, but in this process."""
 
     def call(name: str, *arguments) -> SimpleNamespace:
-        """Exit code, stdout and stderr."""
+        """Return exit code, stdout and stderr."""
         path = ROOT / 'tools' / f'{name}.py'
         spec = importlib.util.spec_from_file_location(f'{path.stem}_tool', path)
         module = importlib.util.module_from_spec(spec)
         out, err, code = io.StringIO(), io.StringIO(), 0
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, 'argv', [str(path), *map(str, arguments)])
-            patch.setitem(sys.modules, spec.name, module)  # where its dataclasses look
+            patch.setitem(sys.modules, spec.name, module)  # needed by its dataclasses
             spec.loader.exec_module(module)
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 try:
@@ -180,13 +196,13 @@ def call_tool() -> Callable[..., SimpleNamespace]:
 
 @pytest.fixture(scope='session')
 def sample_store(tmp_path_factory, sample_root) -> Path:
-    """A clip store of all bundled clips, made part by part; not to be spoilt."""
+    """A clip store of all bundled clips; tests must not change it."""
     return store_of(sample_root, tmp_path_factory.mktemp('stores') / 'sample')
 
 
 @pytest.fixture
 def real_store(real_copy, tmp_path) -> Path:
-    """A clip store of real_copy, beside its folders; it may be spoilt."""
+    """A clip store of real_copy, next to its folders; tests may damage it."""
     return store_of(real_copy, tmp_path / 'store', ['train'])
 
 

@@ -122,7 +122,7 @@ class TestCheckpoints:
                 return getattr, (HistoryBuffer, '__init__')
 
         torch.save(Payload(), tmp_path / 'bad.pth')
-        with pytest.raises(Exception, match='refused, it may carry code'):
+        with pytest.raises(Exception, match='refused, it may contain code'):
             torch.load(tmp_path / 'bad.pth', weights_only=True)
 
 
@@ -154,7 +154,7 @@ class TestRestorersOfMMagic:
 
 
 class Touch:
-    """A payload: whoever unpickles it creates a file."""
+    """A payload that creates a file when it is unpickled."""
 
     def __init__(self, path) -> None:
         self.path = str(path)
@@ -164,7 +164,7 @@ class Touch:
 
 
 class TestSafeLoading:
-    """MMEngine's loaders, whoever calls them: resume, load_from, Pretrained."""
+    """MMEngine's loaders refuse code for all callers: resume, load_from, Pretrained."""
 
     @pytest.fixture
     def payload(self, tmp_path) -> Path:
@@ -172,12 +172,12 @@ class TestSafeLoading:
         return tmp_path / 'bad.pth'
 
     def test_code_in_a_file_is_refused(self, payload, tmp_path, monkeypatch):
-        # as torch before 2.6 would load it
+        # load as torch before 2.6 does
         monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '')
         with pytest.raises(pickle.UnpicklingError):
             _load_checkpoint(str(payload))
         assert not (tmp_path / 'trace').exists()
-        # the payload is live: an unpickler that does not look runs this
+        # the payload works: a careless unpickler would run this
         function, arguments = Touch(tmp_path / 'trace').__reduce__()
         function(*arguments).close()
         assert (tmp_path / 'trace').exists()
@@ -194,6 +194,6 @@ class TestSafeLoading:
         assert not (tmp_path / 'trace').exists()
 
     def test_config_in_a_checkpoint_is_dropped(self, tmp_path):
-        """MMEngine's resume runs ``meta['config']`` as a Python file where it is present."""
+        """MMEngine's resume would run ``meta['config']`` as a Python file."""
         torch.save(dict(meta=dict(config='raise SystemExit', iter=4)), tmp_path / 'a.pth')
         assert _load_checkpoint(str(tmp_path / 'a.pth'))['meta'] == dict(iter=4)

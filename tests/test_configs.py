@@ -15,7 +15,7 @@ from dblrgan_mm.clips.layouts import LAYOUTS
 FOLDER = Path(__file__).parent.parent / 'configs'
 CONFIGS = sorted(FOLDER.glob('*.py'))
 NAMES = [path.stem for path in CONFIGS]
-# for comparisons and for the weights of the package
+# configs for comparisons and for the package's weights
 COMPARED = [
     str(path.relative_to(FOLDER))
     for folder in ('baselines', 'small', 'ablations', 'release')
@@ -33,14 +33,14 @@ def load(name: str) -> Config:
 
 
 def loaders(cfg: Config) -> dict[str, ConfigDict]:
-    """The data loaders of a config, by what they are for; those for tests only have one."""
+    """Return the data loaders of a config by purpose; configs for tests only have one."""
     found = {part: cfg.get(f'{part}_dataloader') for part in ('train', 'val', 'test')}
     return {part: loader for part, loader in found.items() if loader is not None}
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_builds(name, sample_root):
-    """The model, and on the bundled clips the items that it takes."""
+    """The model builds, and the bundled clips give the items that it needs."""
     cfg = load(name)
     model = MODELS.build(cfg.model)
     if cfg.get('train_cfg'):
@@ -98,7 +98,7 @@ def test_for_tests_only_or_complete(name):
 def test_each_data_set_has_both_models():
     data = {'sample', 'own'} | (LAYOUTS.keys() - {'patterns'})
     names = {f'{model}_{name}' for model in ('dblrnet', 'dblrgan') for name in data}
-    trained = data - {'sample', 'kitti'}  # the sample's networks are by our recipe anyway
+    trained = data - {'sample', 'kitti'}  # the sample's networks use our recipe already
     names |= {f'{model}_plus_{name}' for model in ('dblrnet', 'dblrgan') for name in trained}
     assert set(NAMES) == names
 
@@ -121,11 +121,11 @@ def test_full_training(model, data, val, test):
     assert cfg.test_dataloader.dataset.split == test
     assert {metric.type for metric in cfg.val_evaluator} == {'PSNR', 'SSIM'}
     assert cfg.default_hooks.checkpoint.save_best == 'PSNR'
-    assert cfg.default_hooks.checkpoint.out_dir is None  # the work dir
+    assert cfg.default_hooks.checkpoint.out_dir is None  # None: the work dir
     assert 'TensorboardVisBackend' in {backend.type for backend in cfg.visualizer.vis_backends}
     crop = next(t for t in cfg.train_pipeline if t.type == 'ClipRandomCrop')
     assert crop.gt_patch_size == 128
-    assert 'residual' not in cfg.model.generator  # the paper's network, without our variants
+    assert 'residual' not in cfg.model.generator  # the paper's network, without our changes
 
 
 @pytest.mark.parametrize('data', ['gopro', 'dvd', 'bsd', 'reds', 'own'])
@@ -146,24 +146,24 @@ def test_our_recipe(data):
 
 @pytest.mark.parametrize('name', COMPARED)
 def test_of_a_comparison(name, sample_root):
-    """Each builds, takes what the data set gives it, and restores a frame or a clip."""
+    """Each config builds, accepts the items of the data set, and restores a frame or a clip."""
     cfg = copy.deepcopy(read(FOLDER / name))
     data = dict(layout='gopro', layout_args=None, data_root=str(sample_root))
     if cfg.get('train_cfg') is not None:
         ends = [s.get('end', s.get('T_max')) for s in _schedulers(cfg) if 'Cosine' in s.type]
         assert ends in ([], [cfg.train_cfg.max_iters])
         clips = cfg.train_dataloader.dataset
-        clips = clips.get('dataset', clips)  # crops may be picked among those of another data set
+        clips = clips.get('dataset', clips)  # the data set may wrap another one to pick crops
         crop = next(t for t in clips.pipeline if t.type == 'ClipRandomCrop')
         crop.gt_patch_size = 64
         clips.update(data, split='train')
         if clips.num_frames == 15:
-            clips.num_frames = 5  # they are short, too
+            clips.num_frames = 5  # the bundled clips are short, too
         item = DATASETS.build(cfg.train_dataloader.dataset)[0]
         sharp = item['data_samples'].gt_img
         assert item['inputs'].shape[-2:] == sharp.shape[-2:] == (64, 64)
     if name.endswith('_gopro.py'):
-        return  # full size
+        return  # full-size networks
     model = MODELS.build(cfg.model).eval()
     cfg.test_dataloader.dataset.update(data, split='test')
     item = DATASETS.build(cfg.test_dataloader.dataset)[0]
@@ -183,7 +183,7 @@ def test_of_a_comparison(name, sample_root):
     ],
 )
 def test_weights_that_mmagic_released_fit(name, theirs):
-    """The same generator under the same name, and frames brought into the same range."""
+    """The generator is the same, under the same name, and frames have the same range."""
     theirs = read(Path(mmagic.__file__).parent / '.mim' / 'configs' / theirs).model
     ours = read(FOLDER / 'baselines' / f'{name}_gopro.py').model
     assert ours.generator == theirs.generator

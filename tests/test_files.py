@@ -1,4 +1,4 @@
-"""Locks and full disks; the other process is a real one."""
+"""Locks, with a real second process, and full disks."""
 
 import errno
 import os
@@ -12,11 +12,11 @@ import pytest
 
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.files import (
-    disk_full_told,
     put_in_place,
+    report_full_disk,
+    report_write_errors,
     require_space,
     sole_writer,
-    write_faults_told,
 )
 
 HOLD = """
@@ -29,7 +29,7 @@ with sole_writer(Path(sys.argv[1])):
 print('left', flush=True)
 """
 
-# root may write anywhere
+# drops root, which may write anywhere
 AS_NOBODY = """
 import os
 from pathlib import Path
@@ -46,7 +46,7 @@ except UserError as error:
 
 @pytest.fixture
 def holder(tmp_path) -> Iterator[subprocess.Popen]:
-    """Another process that holds tmp_path/'out' until a line is written to it."""
+    """Another process that holds tmp_path/'out' until it reads a line."""
     command = [sys.executable, '-c', HOLD, str(tmp_path / 'out')]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -128,44 +128,44 @@ class TestRequireSpace:
         with pytest.raises(UserError) as caught:
             require_space(tmp_path, 2_000_000_001)
         assert str(caught.value) == (
-            f'2,000 MB are needed in {tmp_path}, and its disk has 2,000 MB free: make room, or '
-            'choose a folder on another disk'
+            f'2,000 MB are needed in {tmp_path}, but its disk has 2,000 MB free: free some space, '
+            'or choose a folder on another disk'
         )
 
 
-class TestDiskFullTold:
+class TestReportFullDisk:
     @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT])
     def test_told(self, tmp_path, number):
-        with pytest.raises(UserError) as caught, disk_full_told(tmp_path):
+        with pytest.raises(UserError) as caught, report_full_disk(tmp_path):
             raise OSError(number, os.strerror(number))
         assert str(caught.value) == (
-            f'the disk of {tmp_path} is full. What is finished there is whole and stays; make room '
-            'and run the same command again to go on'
+            f'the disk of {tmp_path} is full. Finished files are kept; free some space and run the '
+            'same command again to continue'
         )
 
     def test_with_another_way_on(self, tmp_path):
-        with pytest.raises(UserError) as caught, disk_full_told(tmp_path, 'Make room.'):
+        with pytest.raises(UserError) as caught, report_full_disk(tmp_path, 'Make room.'):
             raise OSError(errno.ENOSPC, 'No space left on device')
         assert str(caught.value) == f'the disk of {tmp_path} is full. Make room.'
 
     @pytest.mark.parametrize('error', [OSError(errno.EIO, 'Input/output error'), ValueError('x')])
     def test_other_errors_stay(self, tmp_path, error):
-        with pytest.raises(type(error)) as caught, disk_full_told(tmp_path):
+        with pytest.raises(type(error)) as caught, report_full_disk(tmp_path):
             raise error
         assert caught.value is error
 
 
-class TestWriteFaultsTold:
+class TestReportWriteErrors:
     def test_full_disk(self, tmp_path):
         with (
             pytest.raises(UserError, match=r'is full\. Make room\.'),
-            write_faults_told(tmp_path / 'out', 'Make room.'),
+            report_write_errors(tmp_path / 'out', 'Make room.'),
         ):
             raise OSError(errno.ENOSPC, 'No space left on device')
 
     def test_any_other(self, tmp_path):
         target = tmp_path / 'nowhere' / 'out'
-        with pytest.raises(UserError) as caught, write_faults_told(target, ''):
+        with pytest.raises(UserError) as caught, report_write_errors(target, ''):
             target.write_bytes(b'')
         assert str(caught.value) == (
             f'{target}: No such file or directory; {target} was not written'

@@ -30,12 +30,12 @@ def config(tmp_path) -> str:
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
-    """No launcher's variables, and a work dir that nobody named lands in tmp_path."""
+    """Remove launcher variables, and use tmp_path for default work dirs."""
     for names in launch._RANK_VARIABLES.values():
         for name in names:
             monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv('LOCAL_RANK', '0')  # load_config sets it: have it taken back
+    monkeypatch.setenv('LOCAL_RANK', '0')  # load_config sets it; monkeypatch restores it
 
 
 def load(*arguments: str):
@@ -118,13 +118,13 @@ class TestRefusals:
     def test_launcher_without_its_environment(self, config, monkeypatch, launcher, variable, gpu):
         monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
         message = refusal(config, '--launcher', launcher)
-        assert message.startswith(f'--launcher {launcher} finds no {variable} in the environment')
+        assert message.startswith(f'--launcher {launcher} needs {variable} in the environment')
         assert 'tools/dist_train.sh' in message
 
 
 class TestEnvironment:
     def test_matrix_products_that_are_deterministic(self, config, monkeypatch):
-        monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', '')  # to be taken back
+        monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', '')  # so that monkeypatch restores it
         monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG')
         load(config)
         assert 'CUBLAS_WORKSPACE_CONFIG' not in os.environ
@@ -155,7 +155,7 @@ class TestEnvironment:
 
 
 class Touch:
-    """A payload: whoever unpickles it creates a file."""
+    """A payload that creates a file when it is unpickled."""
 
     def __init__(self, path) -> None:
         self.path = str(path)
@@ -196,7 +196,7 @@ class TestCheckpoint:
 
     def test_address(self):
         message = self.refusal('https://example.org/dblrgan.pth')
-        assert 'download the checkpoint and give the file' in message
+        assert 'download the checkpoint and give the path of the file' in message
 
     @pytest.mark.parametrize('kept', [0.0, 0.001, 0.1, 0.5, 0.99])
     @pytest.mark.parametrize('zipped', [True, False])
@@ -205,10 +205,10 @@ class TestCheckpoint:
         torch.save(checkpoint, content, _use_new_zipfile_serialization=zipped)
         path = tmp_path / 'cut.pth'
         path.write_bytes(content.getvalue()[: int(kept * len(content.getvalue()))])
-        assert 'not a checkpoint, or damaged; give another one' in self.refusal(path)
+        assert 'not a checkpoint, or damaged; use another file' in self.refusal(path)
 
     def test_a_flipped_bit(self, checkpoint, tmp_path):
-        """In a weight, where torch does not look."""
+        """The bit is in a weight, which torch does not check."""
         torch.save(checkpoint, tmp_path / 'bit.pth')
         content = bytearray((tmp_path / 'bit.pth').read_bytes())
         content[len(content) // 2] ^= 1
@@ -226,7 +226,7 @@ class TestCheckpoint:
     @pytest.mark.skipif(not ALLOW_LIST, reason='torch before 2.4 cannot read it safely')
     def test_no_dictionary(self, tmp_path):
         torch.save([torch.zeros(1)], tmp_path / 'list.pth')
-        assert 'holds a list, not the weights' in self.refusal(tmp_path / 'list.pth')
+        assert 'contains a list, not the weights' in self.refusal(tmp_path / 'list.pth')
 
     @pytest.mark.skipif(not ALLOW_LIST, reason='torch before 2.4 cannot read it safely')
     @pytest.mark.parametrize('kind', ['zip', 'legacy', 'pickle', 'history'])
@@ -236,7 +236,7 @@ class TestCheckpoint:
         if kind == 'pickle':
             path.write_bytes(pickle.dumps(checkpoint, protocol=2))
         else:
-            if kind == 'history':  # hidden in a type that is allowed
+            if kind == 'history':  # hidden in an allowed type
                 history = HistoryBuffer()
                 history.extra = checkpoint['meta'].pop('x')
                 checkpoint['message_hub']['log_scalars']['x'] = history
@@ -245,16 +245,16 @@ class TestCheckpoint:
         assert not trace.exists()
         assert 'weights_only' not in message, 'no advice to load it all the same'
         if kind != 'pickle':
-            assert 'refused, nothing in it was run: it asks to run code (io.open)' in message
+            assert 'refused because it would run code (io.open)' in message
 
-        # the payload is live: an unpickler that does not look runs this
+        # the payload works: a careless unpickler would run this
         function, arguments = Touch(trace).__reduce__()
         function(*arguments).close()
         assert trace.exists()
 
 
 class TestNewestCheckpoint:
-    """Where --resume goes on."""
+    """The checkpoint that --resume uses."""
 
     @pytest.fixture
     def work_dir(self, tmp_path) -> Path:
@@ -267,7 +267,7 @@ class TestNewestCheckpoint:
         path.write_bytes(path.read_bytes()[:-50])
 
     def test_the_last(self, work_dir, capsys):
-        """The one named; iter_12 is of an earlier run in the same folder."""
+        """The named one; iter_12 is from an earlier run in the same folder."""
         assert launch.newest_checkpoint(str(work_dir)) == str(work_dir / 'iter_10.pth')
         assert capsys.readouterr().err == ''
 
@@ -282,7 +282,7 @@ class TestNewestCheckpoint:
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith('warning: ')
         assert str(path) in line
-        assert line.endswith('The one before it is taken')
+        assert line.endswith('Using the checkpoint before it')
 
     def test_none_whole(self, work_dir):
         for path in work_dir.glob('*.pth'):
@@ -291,15 +291,15 @@ class TestNewestCheckpoint:
             launch.newest_checkpoint(str(work_dir))
 
     def test_code_in_the_last(self, work_dir):
-        """Somebody put it there: not passed over."""
+        """Somebody may have put it there, so it is not skipped silently."""
         torch.save(dict(meta=Touch(work_dir / 'trace')), work_dir / 'iter_10.pth')
-        with pytest.raises(UserError, match='it asks to run code'):
+        with pytest.raises(UserError, match='it would run code'):
             launch.newest_checkpoint(str(work_dir))
         assert not (work_dir / 'trace').exists()
 
 
 class TestRun:
-    """What a user sees of an error."""
+    """What the user sees of an error."""
 
     def printed(self, error: BaseException, capsys) -> str:
         def main() -> None:
@@ -371,7 +371,7 @@ class TestRun:
 
 
 class TestCommands:
-    """The two commands as processes: what needs no network of MMagic's answers at once."""
+    """The two commands as processes: they answer quickly if they need not import MMagic."""
 
     def run(self, repo: Path, *command: str) -> subprocess.CompletedProcess:
         return subprocess.run(
@@ -410,7 +410,7 @@ class TestCommands:
 
 
 class TestLaunchers:
-    """What MMEngine needs in the environment is asked for before it fails."""
+    """Variables that MMEngine needs in the environment are checked before it fails."""
 
     def test_mpi_without_the_first_machine(self, monkeypatch):
         for name, value in zip(launch._RANK_VARIABLES['mpi'], '021', strict=True):

@@ -1,4 +1,4 @@
-"""The parts in configs of MMagic's own, and MMagic's parts on our data."""
+"""Our parts in MMagic's own configs, and MMagic's parts on our data."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ PREPROCESSOR = dict(type='DataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3)
 
 
 def batch(sample_root, *transforms, gt='centre', crop=64) -> dict:
-    """Two training windows of the sample clips through MMagic's transforms and PackInputs."""
+    """Return two training windows of the sample clips, processed by MMagic's transforms."""
     dataset = DATASETS.build(
         dict(
             type='VideoClipDataset',
@@ -97,7 +97,7 @@ def test_discriminator_under_srgan(sample_root):
 
 
 def test_video_clip_dataset_feeds_edvr(sample_root):
-    """EDVR enlarges four times: it learns the sharp frame from shrunken blurry ones."""
+    """EDVR upscales four times, so it gets blurry frames shrunk to a quarter."""
     model = MODELS.build(
         dict(
             type='EDVR',
@@ -125,7 +125,7 @@ def test_video_clip_dataset_feeds_edvr(sample_root):
 
 @pytest.mark.slow
 def test_mmagics_own_train_tool(sample_root, tmp_path):
-    """MMagic's tools/train.py trains a config of MMagic that adds custom_imports and our types."""
+    """MMagic's tools/train.py trains an MMagic config with custom_imports and our types."""
     config = tmp_path / 'mine.py'
     config.write_text(f"""
 _base_ = ['mmagic::_base_/default_runtime.py']
@@ -152,7 +152,7 @@ default_hooks = dict(checkpoint=dict(interval=2, out_dir=None, save_best=None))
     import mmagic
 
     tool = Path(mmagic.__file__).parent / '.mim' / 'tools' / 'train.py'
-    # under NumPy 2 MMagic's tools do not start by themselves: compat runs them with its patches
+    # MMagic's tools do not start with NumPy 2: compat runs them with its patches
     patched = ['-m', 'dblrgan_mm.compat'] if np.__version__ >= '2' else []
     done = subprocess.run(
         [sys.executable, *patched, str(tool), str(config), '--work-dir', str(tmp_path / 'run')],

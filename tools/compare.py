@@ -1,12 +1,12 @@
-"""Score restorers alike: ``python tools/compare.py OUT --data ... --method ...``.
+"""Compare restorers by the same scores.
 
     python tools/compare.py work_dirs/compare --data gopro=data/GOPRO_Large:test \\
         --method DBLRNet=configs/dblrnet_gopro.py:CHECKPOINT \\
         --method NAFNet=configs/baselines/nafnet_gopro.py:CHECKPOINT
 
-prints a table, its first row the blurry input, and writes it as Markdown, CSV and JSON, with a
-plot, restored frames and picture grids. A method that was finished before, with the same config,
-checkpoint and data, is not run again.
+prints a table whose first row is the blurry input, and writes it as Markdown, CSV and JSON, with a
+plot, restored frames and picture grids. A method that has already finished with the same config,
+checkpoint and data does not run again.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from dblrgan_mm import files, launch
 from dblrgan_mm.comparison.report import INPUT, SHARP
 from dblrgan_mm.errors import UserError
 
-_GRIDS = 3  # clips of each data set that are drawn
+_GRIDS = 3  # clips of each data set to draw
 
 
 def main() -> None:
@@ -29,23 +29,24 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add('out', type=Path, metavar='OUT', help='folder for tables, frames and pictures')
+    add('out', type=Path, metavar='OUT', help='output folder for tables, frames and pictures')
     add('--data', action='append', required=True, metavar='NAME=ROOT:SPLIT',
-        help='a data set with sharp frames, or a clip store of it; may be given again')  # fmt: skip
+        help='data set with sharp frames, or a clip store of it; repeat for several')  # fmt: skip
     add(
         '--layout',
         choices=LAYOUTS,
         default='gopro',
         metavar='LAYOUT',
-        help='where its frames are, as in the configs (gopro)',
+        help='layout of the data sets, as in the configs (default: gopro)',
     )
     add('--layout-args', nargs='+', action=launch.KeyValue, default={}, metavar='KEY=VALUE',
         help='arguments of the layout, e.g. exposure=3ms24ms')  # fmt: skip
     add('--method', action='append', default=[], metavar='NAME=CONFIG[:CHECKPOINT]',
-        help='without a checkpoint: random weights, for the cost; may be given again')  # fmt: skip
-    add('--device', default='auto', help='auto, cpu, cuda or cuda:1 (auto)')
+        help='restorer, repeat for several; without a checkpoint: random weights, to measure the '
+        'cost')  # fmt: skip
+    add('--device', default='auto', help='auto, cpu, cuda or cuda:1 (default: auto)')
     add('--workers', type=launch.positive, default=os.cpu_count(), metavar='N',
-        help='processes that score (default: one a processor)')  # fmt: skip
+        help='scoring processes (default: one per CPU core)')  # fmt: skip
     args = parser.parse_args()
     data = [_parse_data(text, args.layout, args.layout_args) for text in args.data]
     methods = [_parse_method(text) for text in args.method]
@@ -54,7 +55,7 @@ def main() -> None:
         twice = next((name for name in names if names.count(name) > 1), None)
         taken = twice or next((name for name in (INPUT, SHARP) if name in names), None)
         if taken:
-            raise UserError(f'{kind}: the name {taken!r} is taken; choose another')
+            raise UserError(f'{kind}: the name {taken!r} is already taken; choose another one')
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -83,13 +84,13 @@ def _parse_method(text: str) -> Any:
         raise UserError(f'--method takes NAME=CONFIG or NAME=CONFIG:CHECKPOINT, got {text!r}')
     for path in (config, checkpoint):
         if path and not Path(path).is_file():
-            raise UserError(f'--method {name}: there is no file {path}')
+            raise UserError(f'--method {name}: {path} is not a file')
     return Method(_plain(name), config, checkpoint or None)
 
 
 def _plain(name: str) -> str:
     if '/' in name or '|' in name or name.startswith('.'):
-        raise UserError(f'{name!r} names a folder and a row: leave out / and |, and a first dot')
+        raise UserError(f'the name {name!r} must not contain / or |, or start with a dot')
     return name
 
 
@@ -130,7 +131,7 @@ def compare(args: argparse.Namespace, data: list, methods: list) -> None:
     print(table)
     print(f'Tables, plot and pictures: {args.out}')
     if failed:
-        raise UserError(f'failed: {", ".join(failed)}; the table says why')
+        raise UserError(f'failed: {", ".join(failed)}; see the table for the reason')
 
 
 if __name__ == '__main__':

@@ -1,7 +1,8 @@
 """Restore blurry videos: python tools/deblur.py in.mp4 out.mp4.
 
-Takes videos, folders of images, images, or a folder of any of these; keeps size, frame rate, time
-stamps, sound and subtitles. Processes started by torchrun or as a Slurm array share the inputs.
+Takes videos, folders of images, images, or a folder of any of these. Keeps frame size, frame rate,
+time stamps, sound and subtitles. Processes started by torchrun or as a Slurm array divide the
+inputs among themselves.
 """
 
 import argparse
@@ -36,52 +37,62 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         except ZeroDivisionError:
             value = Fraction(0)
         if not 0 < value <= 10_000:
-            raise argparse.ArgumentTypeError(f'must be above 0, at most 10000, got {text}')
+            raise argparse.ArgumentTypeError(
+                f'must be greater than 0 and at most 10000, got {text}'
+            )
         return value
 
     add = parser.add_argument
     add('inputs', nargs='+', metavar='INPUT', type=Path, help='video, folder of images, or image')
     add('output', metavar='OUTPUT', type=Path,
-        help='.mp4, .mkv, .mov, .png, .jpg, or a folder; for several inputs a folder')  # fmt: skip
+        help='.mp4, .mkv, .mov, .png or .jpg file, or a folder; a folder for several '
+        'inputs')  # fmt: skip
     add('--checkpoint', metavar='FILE',
-        help='published weights, checkpoint of a training, state dict or ONNX file; or '
-        'dblrnet_plus (default) or dblrgan_plus, the weights of the package')  # fmt: skip
+        help='published weights, training checkpoint, state dict or ONNX file; or dblrnet_plus '
+        '(default) or dblrgan_plus, the weights that come with the package')  # fmt: skip
     add('--device', default='auto', help='auto (default), cpu, cuda, cuda:1 ...')
     add('--dtype', default='auto', choices=('auto', 'float32', 'bfloat16', 'float16', 'int8'),
-        help='of the convolutions (default: the fastest of the floating ones that the device has; '
-        'int8: for CPUs with VNNI, faster still, and rounds more)')  # fmt: skip
+        help='dtype of the convolutions (default: the fastest floating-point dtype on the device); '
+        'int8 is faster but less precise, and needs a CPU with VNNI')  # fmt: skip
     add('--tile', type=launch.positive, metavar='ROWS',
-        help='rows computed at once: memory, not the result (default: by itself)')  # fmt: skip
-    add('--compile', action='store_true', help='compile the network, and say whether it pays')
-    add('--side-by-side', action='store_true', help='blurry frame | restored frame')
+        help='rows computed at once; affects memory and speed, not the result (default: '
+        'automatic)')  # fmt: skip
+    add('--compile', action='store_true', help='compile the network, and keep that if it is faster')
+    add('--side-by-side', action='store_true',
+        help='write the blurry frame to the left of the restored frame')  # fmt: skip
     add('--start', type=natural, default=0, metavar='N', help='first frame, counted from 0')
-    add('--end', type=natural, metavar='N', help='frame after the last one (default: all)')
+    add('--end', type=natural, metavar='N',
+        help='frame after the last one (default: to the end)')  # fmt: skip
     add('--codec', choices=('h264', 'h265', 'ffv1'),
-        help='of a video (default: h264; h265 for 10 bits); ffv1: lossless .mkv')  # fmt: skip
+        help='video codec (default: h264, or h265 for 10 bits); ffv1 is lossless and needs '
+        '.mkv')  # fmt: skip
     add('--crf', type=int, choices=range(52), metavar='N',
-        help='quality of h264 (default 17) or h265 (19), 0 to 51; less is better')  # fmt: skip
+        help='quality of h264 (default: 17) or h265 (default: 19), 0 to 51; lower is '
+        'better')  # fmt: skip
     add('--fps', type=rate, default=Fraction(25), metavar='RATE',
-        help='frames per second of images that become a video (25), or 30000/1001')  # fmt: skip
-    add('--overwrite', action='store_true', help='replace outputs, and begin unfinished ones anew')
-    add('--resume', action='store_true', help='go on where a run that was stopped was')
+        help='frames per second of a video made from images, e.g. 30 or 30000/1001 (default: '
+        '25)')  # fmt: skip
+    add('--overwrite', action='store_true',
+        help='replace existing outputs, and start unfinished ones from scratch')  # fmt: skip
+    add('--resume', action='store_true', help='resume an interrupted run')
     args = parser.parse_args(argv)
     if args.end is not None and args.end <= args.start:
-        parser.error(f'--end {args.end} must be above --start {args.start}')
+        parser.error(f'--end {args.end} must be greater than --start {args.start}')
     return args
 
 
 def plan(args: argparse.Namespace) -> tuple[list[tuple[Path, Path]], bool]:
-    """Inputs with their outputs, and whether these lie in a folder made for several."""
+    """Return pairs of input and output, and whether the outputs are inside ``args.output``."""
     from dblrgan_mm.inference.video_io import CONTAINERS, is_video_name
 
     sources = [source for given in args.inputs for source in expand(given)]
     if len(sources) == 1 and sources == args.inputs:
         return [(sources[0], args.output)], False
     if args.output.suffix.lower() in (*CONTAINERS, *IMAGE_SUFFIXES) or args.output.is_file():
-        raise UserError(f'{args.output}: {len(sources)} inputs need a folder to go to; give one')
+        raise UserError(f'{args.output}: {len(sources)} inputs need a folder as output; choose one')
     if not args.output.parent.is_dir():
         raise UserError(
-            f'{args.output}: the folder {args.output.parent} does not exist; make it first'
+            f'{args.output}: the folder {args.output.parent} does not exist; create it first'
         )
     jobs: dict[Path, Path] = {}
     for source in sources:
@@ -92,18 +103,20 @@ def plan(args: argparse.Namespace) -> tuple[list[tuple[Path, Path]], bool]:
         elif source.is_file():
             target = target.with_suffix('.png')
         if target.resolve() == source.resolve():
-            raise UserError(f'{target}: is the input; give another output')
+            raise UserError(f'{target}: is the input; choose another output')
         if target in jobs:
-            raise UserError(f'{source} and {jobs[target]} would both become {target}; rename one')
+            raise UserError(
+                f'{source} and {jobs[target]} would both be written to {target}; rename one'
+            )
         jobs[target] = source
     return [(source, target) for target, source in jobs.items()], True
 
 
 def place_among_processes() -> tuple[int, int, int]:
-    """Rank, number of processes, and rank on this machine, by torchrun or Slurm.
+    """Return rank, number of processes, and local rank, as set by torchrun or Slurm.
 
     Raises:
-        UserError: a Slurm array whose numbers have gaps, so that inputs would be left out.
+        UserError: the task numbers of a Slurm array have gaps, so that inputs would be skipped.
     """
     env = os.environ
 
@@ -120,10 +133,10 @@ def place_among_processes() -> tuple[int, int, int]:
         last = number('SLURM_ARRAY_TASK_MAX', first + step * (processes - 1))
         if (last - first) // step + 1 != processes:
             raise UserError(
-                'the Slurm array has gaps, so inputs would be left out: give it numbers without '
-                f'any, such as --array=0-{processes - 1}'
+                'the Slurm array has gaps, so inputs would be skipped; use an array without gaps, '
+                f'such as --array=0-{processes - 1}'
             )
-    # set by srun alone: a batch script is no step, and runs once
+    # set only by srun: a batch script without it runs once
     tasks = number('SLURM_STEP_NUM_TASKS', 1)
     if tasks > 1:
         rank = rank * tasks + number('SLURM_PROCID', 0)
@@ -131,7 +144,7 @@ def place_among_processes() -> tuple[int, int, int]:
 
 
 def load(args: argparse.Namespace, local_rank: int, processes: int) -> Any:
-    """The network, on this process's GPU; its description goes to the log."""
+    """Load the network on this process's GPU; print the description of packaged weights."""
     from dblrgan_mm.inference.deblurrer import Deblurrer, find_device
 
     device = args.device
@@ -146,8 +159,9 @@ def load(args: argparse.Namespace, local_rank: int, processes: int) -> Any:
     )
     if args.checkpoint is None:
         print(
-            f'weights of the package: trained on {deblurrer.meta["training_data"]} '
-            f'({deblurrer.meta["metric"]}); give better ones with --checkpoint',
+            'using the weights that come with the package, trained on '
+            f'{deblurrer.meta["training_data"]} ({deblurrer.meta["metric"]}); use --checkpoint for '
+            'better ones',
             file=sys.stderr,
         )
     return deblurrer
@@ -155,7 +169,7 @@ def load(args: argparse.Namespace, local_rank: int, processes: int) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')  # its warnings stand before our messages
+    os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')  # its warnings would precede our messages
     logging.basicConfig(format='%(message)s', level=logging.WARNING)
     logging.getLogger('dblrgan_mm').setLevel(logging.INFO)
     from tqdm import tqdm
@@ -169,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             args.output.mkdir(exist_ok=True)
         except OSError as error:
-            raise UserError(f'{args.output}: cannot be made ({error.strerror})') from error
+            raise UserError(f'{args.output}: cannot be created ({error.strerror})') from error
     else:
         check_target(*jobs[0], args.overwrite)
     if processes > 1:
@@ -180,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     failed, deblurrer = [], None
     for source, target in jobs:
         if several and target.exists() and not args.overwrite:
-            print(f'{target}: is there')
+            print(f'{target}: already exists, skipped')
             continue
         deblurrer = deblurrer or load(args, local_rank, processes)
 
@@ -210,8 +224,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             if not begun.exists():
                 raise
             raise UserError(
-                f'stopped; what is finished is in {begun}, and the same command with --resume '
-                'goes on there'
+                f'stopped; finished frames are in {begun}; run the same command with --resume to '
+                'continue'
             ) from None
         except Exception as error:
             if not several:
@@ -225,10 +239,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if faults:
             failed.append(source)
             more = f' (and {len(faults) - 1} more)' if len(faults) > 1 else ''
-            told = f'{faults[0]}{more}: the {count} frames that can be read were restored'
-            print(f'error: {told}', file=sys.stderr)
+            message = f'{faults[0]}{more}: the {count} readable frames were restored'
+            print(f'error: {message}', file=sys.stderr)
     if failed and several:
-        raise UserError(f'{len(failed)} of {len(jobs)} inputs failed, as told above')
+        raise UserError(f'{len(failed)} of {len(jobs)} inputs failed, see the messages above')
     if failed:
         sys.exit(1)
 

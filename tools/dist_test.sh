@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Score a checkpoint on several GPUs, or processes, of one or more nodes:
+# Score a checkpoint with several GPUs or CPU processes on one or more nodes:
 #   tools/dist_test.sh CONFIG CHECKPOINT GPUS_PER_NODE [options of tools/test.py]
-# On each of several nodes, with NNODES, NODE_RANK and MASTER_ADDR (and MASTER_PORT) set.
+# On several nodes, run it on each with NNODES, NODE_RANK, MASTER_ADDR (and MASTER_PORT) set.
 set -euo pipefail
 [ $# -ge 3 ] || { sed -n '2,4s/^# //p' "$0" >&2; exit 2; }
 

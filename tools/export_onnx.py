@@ -1,7 +1,7 @@
-"""Write a trained generator as an ONNX file, checked against torch in onnxruntime.
+"""Export a trained generator to ONNX, and verify its output in onnxruntime against torch.
 
-The file takes 'windows' (n, t, 3, h, w), RGB in [0, 1], and gives 'restored' (n, 3, h, w); n, h and
-w may be any.
+The input of the ONNX file is 'windows' (n, t, 3, h, w), RGB in [0, 1], its output 'restored'
+(n, 3, h, w), for any n, h and w.
 """
 
 import argparse
@@ -15,12 +15,12 @@ from typing import Any
 from dblrgan_mm import files, launch
 from dblrgan_mm.errors import UserError
 
-LIMIT = 1e-4  # of the difference to torch, colours in [0, 1]
-SIZES = ((1, 64, 48), (2, 33, 70), (1, 128, 128))
+LIMIT = 1e-4  # largest accepted difference to torch, colours in [0, 1]
+SIZES = ((1, 64, 48), (2, 33, 70), (1, 128, 128))  # (n, h, w)
 
 
 def export(generator: Any, path: Path) -> None:
-    """Write the network."""
+    """Write the network to an ONNX file."""
     import torch
 
     from dblrgan_mm.inference.architectures import build_network
@@ -42,13 +42,13 @@ def export(generator: Any, path: Path) -> None:
                 OUTPUT: {0: 'windows', 2: 'height', 3: 'width'},
             },
             opset_version=17,
-            # the newer exporter fixes the height, and needs 15 times as long
+            # the newer exporter fixes the height and takes 15 times as long
             dynamo=False,
         )
 
 
 def describe(generator: Any, path: Path, **more: Any) -> None:
-    """Write into the file what the network is."""
+    """Add the description of the network to an ONNX file."""
     try:
         import onnx
     except ImportError as error:
@@ -58,15 +58,15 @@ def describe(generator: Any, path: Path, **more: Any) -> None:
 
     network = build_network(generator.state_dict, generator.architecture)
     model = onnx.load(str(path))
-    told = {key: value for key, value in generator.meta.items() if key not in ('cfg', 'config')}
-    told |= dict(architecture=generator.architecture, halo=network.halo)
-    told |= dict(multiple=network.multiple, **more)
-    onnx.helper.set_model_props(model, dict(dblrgan_mm=json.dumps(told, default=str)))
+    meta = {key: value for key, value in generator.meta.items() if key not in ('cfg', 'config')}
+    meta |= dict(architecture=generator.architecture, halo=network.halo)
+    meta |= dict(multiple=network.multiple, **more)
+    onnx.helper.set_model_props(model, dict(dblrgan_mm=json.dumps(meta, default=str)))
     onnx.save(model, str(path))
 
 
 def largest_difference(generator: Any, path: Path) -> float:
-    """Between torch and onnxruntime, over three sizes, colours in [0, 1]."""
+    """Return the largest difference between torch and onnxruntime, over all SIZES."""
     import torch
 
     from dblrgan_mm.inference.architectures import build_network
@@ -86,42 +86,47 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='as for tools/deblur.py')
-    parser.add_argument('target', metavar='OUT.onnx', type=Path)
-    parser.add_argument('--overwrite', action='store_true', help='replace the file')
+    parser.add_argument(
+        'checkpoint',
+        metavar='CHECKPOINT',
+        help='published weights, training checkpoint or state dict',
+    )
+    parser.add_argument('target', metavar='OUT.onnx', type=Path, help='ONNX file to write')
+    parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
     args = parser.parse_args(argv)
     target = args.target
     if target.suffix != '.onnx':
         raise UserError(f'{target}: must end with .onnx')
     if not target.parent.is_dir():
-        raise UserError(f'{target}: the folder {target.parent} does not exist; make it first')
+        raise UserError(f'{target}: the folder {target.parent} does not exist; create it first')
     if target.is_dir():
-        raise UserError(f'{target}: is a folder; give another output')
+        raise UserError(f'{target}: is a folder; choose another output')
     if target.exists() and not args.overwrite:
-        raise UserError(f'{target}: exists; --overwrite replaces it')
+        raise UserError(f'{target}: already exists; use --overwrite to replace it')
 
     from dblrgan_mm.inference.checkpoint import load_generator
     from dblrgan_mm.inference.onnx_network import OnnxDBLRNet, probe
 
     generator = load_generator(args.checkpoint)
     part = target.with_name(f'.{target.stem}.part.onnx')
-    with files.write_faults_told(target, 'Make room and run the same command again'):
+    with files.report_write_errors(target, 'Make room and run the same command again'):
         try:
             export(generator, part)
             describe(generator, part)
             difference = largest_difference(generator, part)
             if not difference <= LIMIT:
                 raise UserError(
-                    f'{target}: onnxruntime differs from torch by {difference:.1e}, more than '
-                    f'{LIMIT:.0e}: not written; try another version of onnxruntime'
+                    f'{target}: not written: the output of onnxruntime differs from torch by '
+                    f'{difference:.1e}, which is more than {LIMIT:.0e}; try another version of '
+                    'onnxruntime'
                 )
             network = OnnxDBLRNet(part)
             describe(generator, part, probe=network(probe(network.num_frames)).flatten().tolist())
             files.put_in_place(part, target)
         finally:
-            with contextlib.suppress(OSError):  # which would hide the first error
+            with contextlib.suppress(OSError):  # it would hide the first error
                 part.unlink(missing_ok=True)
-    print(f'{target}: differs from torch by {difference:.1e} at most, over {len(SIZES)} sizes')
+    print(f'{target}: differs from torch by at most {difference:.1e}, over {len(SIZES)} sizes')
 
 
 if __name__ == '__main__':

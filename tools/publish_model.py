@@ -1,7 +1,7 @@
-"""Strip a checkpoint to the generator, with a description of what it is.
+"""Extract the generator from a checkpoint, and publish it with a description.
 
-Writes OUT-<first 8 digits of the file's SHA-256>.pth. The weights are those of the moving average
-where the training kept one.
+Writes OUT-<first 8 hex digits of the file's SHA-256>.pth. Uses the weights of the moving average if
+the checkpoint has one.
 """
 
 import argparse
@@ -17,21 +17,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add('checkpoint', metavar='CHECKPOINT', help='as for tools/deblur.py')
-    add('target', metavar='OUT.pth', type=Path)
-    add('--trained-on', required=True, metavar='TEXT', help='data and schedule')
-    add('--metric', required=True, metavar='TEXT', help='what it reached, on what')
+    add('checkpoint', metavar='CHECKPOINT', help='training checkpoint or state dict')
+    add('target', metavar='OUT.pth', type=Path, help='file to write, without the hex digits')
+    add('--trained-on', required=True, metavar='TEXT', help='training data and schedule')
+    add('--metric', required=True, metavar='TEXT', help='score, and the data it was measured on')
     args = parser.parse_args(argv)
     target = args.target
     if target.suffix != '.pth':
         raise UserError(f'{target}: must end with .pth')
     if not target.parent.is_dir():
-        raise UserError(f'{target}: the folder {target.parent} does not exist; make it first')
+        raise UserError(f'{target}: the folder {target.parent} does not exist; create it first')
 
     from dblrgan_mm.inference.checkpoint import load_generator, publish
 
     generator = load_generator(args.checkpoint)
-    with files.write_faults_told(target, 'Make room and run the same command again'):
+    with files.report_write_errors(target, 'Make room and run the same command again'):
         written = publish(generator, target, args.trained_on, args.metric)
     print(f'{written}: {written.stat().st_size / 1e6:.2f} MB')
     print(f'architecture: {generator.architecture}')

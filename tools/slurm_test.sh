@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Score a checkpoint by Slurm, one task a GPU:
+# Score a checkpoint with Slurm, one task per GPU:
 #   [GPUS=8] [GPUS_PER_NODE=8] [CPUS_PER_TASK=8] [SRUN_ARGS=...] \
 #   tools/slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [options of tools/test.py]
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train by Slurm, one task a GPU:
+# Train with Slurm, one task per GPU:
 #   [GPUS=8] [GPUS_PER_NODE=8] [CPUS_PER_TASK=8] [SRUN_ARGS=...] \
 #   tools/slurm_train.sh PARTITION JOB_NAME CONFIG [options of tools/train.py]
 set -euo pipefail

@@ -1,7 +1,8 @@
-"""Kill a training again and again, and see that it ends as if nothing had been.
+"""Kill a training many times and check that it still ends with the same result.
 
-Trains a config twice: undisturbed, and killed at random moments and resumed each time. Compares the
-last checkpoints bit by bit: weights, optimisers, schedules, average, counters. On a CPU in float32.
+Trains a config twice: once without interruption, once killed at random times and resumed each time.
+Then compares the last checkpoints bit by bit: weights, optimisers, schedules, average, counters.
+Runs on a CPU in float32.
 """
 
 import argparse
@@ -21,20 +22,22 @@ from dblrgan_mm.errors import LaunchError
 
 TOOLS = Path(__file__).parent
 ALL, ONE, TERM = 'SIGKILL to all', 'SIGKILL to one process', 'SIGTERM to the processes'
-_TRAINING = 'Checkpoints will be saved'  # logged when the first iteration is about to begin
+_TRAINING = 'Checkpoints will be saved'  # logged just before the first iteration
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('work_dir', type=Path, help='folder for the two runs; must be new')
     parser.add_argument('--config', default=TOOLS.parent / 'configs' / 'dblrgan_sample.py')
-    parser.add_argument('--kills', type=launch.positive, default=50, help='how many (50)')
+    parser.add_argument(
+        '--kills', type=launch.positive, default=50, help='number of kills (default: 50)'
+    )
     parser.add_argument('--processes', type=launch.positive, default=1)
-    parser.add_argument('--seed', type=int, default=0, help='of the moments')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the random times')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
     args = parser.parse_args()
     if args.work_dir.exists():
-        raise LaunchError(f'{args.work_dir} exists; give a new folder')
+        raise LaunchError(f'{args.work_dir} exists already; give a new folder')
     args.work_dir.mkdir(parents=True)
 
     begin = time.monotonic()
@@ -57,7 +60,7 @@ def main() -> None:
             run = Training(args, 'killed')
             run.wait_for_training()
         left = args.kills - sum(counts.values())
-        # however the moments fall, this leaves some way to go after the last kill
+        # 0.8 makes sure that the last kill comes before the end of the training
         code = run.wait(moments.uniform(0, 0.8 * seconds / args.kills) if left else None)
         if code is None:
             kind = moments.choice(list(counts))
@@ -65,7 +68,7 @@ def main() -> None:
             print(f'{sum(counts.values())}: {kind}', flush=True)
             code = run.kill(kind, moments)
             if code is None:
-                continue  # its launcher has started it again
+                continue  # torchrun has restarted it
             resumes += run.resumes()
             run = None
         elif code == 0:
@@ -84,12 +87,12 @@ def main() -> None:
     print('the last checkpoints are equal, bit for bit')
     if kills < args.kills:
         raise LaunchError(
-            f'it ended after {kills} kills, before {args.kills}: give more iterations'
+            f'the training ended after {kills} of {args.kills} kills: give it more iterations'
         )
 
 
 class Training:
-    """A run of tools/train.py in a session of its own.
+    """A run of tools/train.py in its own process session.
 
     Attributes:
         kinds: the ways to kill it.
@@ -124,24 +127,24 @@ class Training:
             return file.read().decode(errors='replace')
 
     def resumes(self) -> int:
-        """How often the run, or a restart of it, went on from a checkpoint."""
-        return len(re.findall(r'Training goes on behind \d+ iterations', self.output()))
+        """Return how often the run, or a restart of it, resumed from a checkpoint."""
+        return len(re.findall(r'Resuming after iteration \d+', self.output()))
 
     def wait_for_training(self, times: int = 1) -> None:
         while self.process.poll() is None and self.output().count(_TRAINING) < times:
             time.sleep(0.1)
 
     def wait(self, seconds: float | None = None) -> int | None:
-        """The exit code; None where it has not ended by then."""
+        """Return the exit code, or None if the run has not ended after ``seconds``."""
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
 
     def kill(self, kind: str, moments: random.Random) -> int | None:
-        """Kill it; its exit code, or None where it trains again by itself."""
+        """Kill the run; return its exit code, or None if torchrun has restarted it."""
         if kind == ALL:
-            # torchrun starts each in a session of its own
+            # torchrun starts each process in its own session
             send(signal.SIGKILL, [self.process.pid, *self.workers()])
             return self.process.wait()
         if kind == ONE:
@@ -149,15 +152,15 @@ class Training:
             send(signal.SIGKILL, [moments.choice(self.workers())])
             self.wait_for_training(times + 1)
             return self.process.poll()
-        # with their loaders' workers, as Slurm and torchrun do
+        # also to the data loader workers, as Slurm and torchrun do
         send(signal.SIGTERM, self.workers(), os.killpg)
         code = self.wait(120)
         if code is None:
-            raise LaunchError(f'it did not end within 120 s after SIGTERM, see {self.log}')
+            raise LaunchError(f'the run did not end within 120 s of SIGTERM, see {self.log}')
         return code
 
     def workers(self) -> list[int]:
-        """The processes that train, without those that load data."""
+        """Return the training processes, without the data loader workers."""
         if ONE not in self.kinds:
             return [self.process.pid]
         threads = Path(f'/proc/{self.process.pid}/task').iterdir()
@@ -169,7 +172,7 @@ def send(number: int, processes: list[int], how: Callable[[int, int], None] = os
         try:
             how(process, number)
         except ProcessLookupError:
-            continue  # it has just ended by itself
+            continue  # it has just ended on its own
 
 
 def last_checkpoint(work_dir: Path) -> dict:
@@ -179,7 +182,7 @@ def last_checkpoint(work_dir: Path) -> dict:
 
 
 def differences(one: Any, other: Any, place: str = '') -> list[str]:
-    """Where two checkpoints differ, apart from times, paths and the log."""
+    """List where two checkpoints differ, ignoring times, paths and the log."""
     import torch
 
     if isinstance(one, dict) and isinstance(other, dict):

@@ -8,12 +8,12 @@ from dblrgan_mm import launch
 def main() -> None:
     parser = launch.argument_parser(__doc__)
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--out', type=Path, help='file for the scores, .json or .yaml')
+    parser.add_argument('--out', type=Path, help='output file for the scores, .json or .yaml')
     args = parser.parse_args()
     if args.out and args.out.suffix not in ('.json', '.yaml', '.yml'):
-        parser.error(f'--out {args.out}: give a file that ends in .json or .yaml')
+        parser.error(f'--out {args.out}: the file name must end in .json or .yaml')
     if args.out and not args.out.resolve().parent.is_dir():
-        parser.error(f'--out {args.out}: there is no folder {args.out.resolve().parent}')
+        parser.error(f'--out {args.out}: the folder {args.out.resolve().parent} does not exist')
     cfg = launch.load_config(args)
 
     import mmengine
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def print_scores(scores: dict[str, float]) -> None:
-    """A table with the blurry input and the restored frames side by side."""
+    """Print a table of the scores of the blurry input and the restored frames."""
     from rich.console import Console
     from rich.table import Table
 

@@ -15,7 +15,7 @@ def main() -> None:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='continue from a checkpoint, or from the newest one in the work dir',
+        help='resume from a checkpoint (default: the newest one in the work dir)',
     )
     args = parser.parse_args()
     cfg = launch.load_config(args)
@@ -25,16 +25,16 @@ def main() -> None:
     if args.amp:
         import torch
 
-        # float16's range is narrow for a GAN
+        # the range of float16 is too narrow for a GAN, so prefer bfloat16
         dtype = 'bfloat16' if torch.cuda.get_device_capability() >= (8, 0) else 'float16'
         wrappers = cfg.optim_wrapper
         for wrapper in [wrappers] if 'optimizer' in wrappers else wrappers.values():
             if isinstance(wrapper, dict):
                 wrapper.update(type='GuardedAmpOptimWrapper', dtype=dtype)
     if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)):
-        args.resume = 'auto'  # torchrun has started the group again: not from a checkpoint named
+        args.resume = 'auto'  # after a restart by torchrun, a checkpoint given is outdated
     if args.resume:
-        # MMEngine would resume from the config's load_from, which was for the first start
+        # MMEngine would resume from the config's load_from, which is for the first start only
         newest = launch.newest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
         if newest is not None:
             cfg.load_from, cfg.resume = newest, True
@@ -46,7 +46,7 @@ def main() -> None:
     from dblrgan_mm.files import sole_writer
 
     runner = launch.build_runner(cfg)
-    # one run at a time in a work dir: a process that outlived its launcher would spoil it
+    # one run per work dir: a process that outlived its launcher would corrupt the files
     with sole_writer(Path(cfg.work_dir)) if is_main_process() else nullcontext():
         runner.train()
     runner.logger.info(f'Checkpoints, curves.png and logs: {cfg.work_dir}')

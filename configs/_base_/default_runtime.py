@@ -1,4 +1,4 @@
-# MMagic's defaults, and what video deblurring needs besides.
+# MMagic's defaults and the additions for video deblurring.
 _base_ = ['mmagic::_base_/default_runtime.py']
 
 custom_imports = dict(
@@ -12,16 +12,16 @@ custom_imports = dict(
 )
 
 default_hooks = dict(
-    # checkpoints belong into the work dir; MMagic's default ignores --work-dir
+    # save checkpoints in the work dir; MMagic's default ignores --work-dir
     checkpoint=dict(type='WholeCheckpointHook', out_dir=None),
-    # validation scores against iterations; by default all of them stand at epoch 0
+    # log validation scores by iteration; by default all of them are logged at epoch 0
     logger=dict(log_metric_by_epoch=False),
     match=dict(type='CheckpointMatchHook'),
-    buffers=dict(type='SyncBuffersHook'),  # so that all processes validate one network
+    buffers=dict(type='SyncBuffersHook'),  # all processes validate the same network
     non_finite=dict(type='NonFiniteHook', max_in_a_row=10),
     unreadable=dict(type='UnreadableFramesHook'),
 )
-# a process that waits longer for the others, in seconds, ends the run
+# seconds; the run ends if a process waits longer for the others
 env_cfg = dict(dist_cfg=dict(timeout=600))
 
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]

@@ -1,5 +1,5 @@
-# For a short run on one GPU: crops are of one size, so that cuDNN may look for its fastest kernels,
-# and nothing waits for the GPU in most iterations.
+# For a short run on one GPU: all crops have the same size, so cuDNN can search for its fastest
+# kernels, and most iterations never wait for the GPU.
 _base_ = ['./plus_runtime.py']
 
 env_cfg = dict(cudnn_benchmark=True)

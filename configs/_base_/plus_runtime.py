@@ -1,4 +1,4 @@
-# The runtime of dblrnet_plus: an average of the weights is what is validated, tested and saved.
+# Runtime of dblrnet_plus: a moving average of the weights is validated, tested and saved.
 _base_ = ['./default_runtime.py']
 
 default_hooks = dict(

@@ -1,4 +1,4 @@
-# For runs of a few minutes: log and save more often, with the same numbers each time.
+# For runs of a few minutes: log and save more often, with a fixed random seed.
 _base_ = ['./default_runtime.py']
 
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=400, max_keep_ckpts=2))

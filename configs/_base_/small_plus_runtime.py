@@ -1,4 +1,4 @@
-# The same with an average of the weights, which is what is validated, tested and saved.
+# small_runtime with a moving average of the weights, which is validated, tested and saved.
 _base_ = ['./small_runtime.py']
 
 default_hooks = dict(

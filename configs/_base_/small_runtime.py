@@ -1,4 +1,4 @@
-# For networks that a few CPU hours can train, with the same numbers each time.
+# For networks that are trained in a few CPU hours, with a fixed random seed.
 _base_ = ['./default_runtime.py']
 
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=1000, max_keep_ckpts=1))

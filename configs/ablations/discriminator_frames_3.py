@@ -1,4 +1,4 @@
-# A discriminator of three frames.
+# A discriminator for three frames.
 _base_ = ['../small/dblrgan_plus_finetune.py']
 
 model = dict(discriminator=dict(num_frames=3))

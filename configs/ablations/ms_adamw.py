@@ -1,4 +1,4 @@
-# AdamW in place of Muon, at a learning rate that suits it.
+# AdamW instead of Muon, with a suitable learning rate.
 _base_ = ['../small/dblrnet_ms.py']
 
 optim_wrapper = dict(

@@ -1,4 +1,4 @@
-# All three colours through the network.
+# The network processes all three colour channels.
 _base_ = ['../small/dblrnet_plus.py']
 
 model = dict(generator=dict(color='rgb'), pixel_loss=dict(color='rgb'))

@@ -1,7 +1,7 @@
-# BasicVSR++ without enlargement, with the optimiser and cosine of MMagic's config for REDS; the
-# flow network starts from random weights and learns with the rest, where MMagic's starts from
-# trained ones (spynet_pretrained) and is held still for 5000 iterations. tools/test.py gives means
-# over its clips, not frames; tools/compare.py scores all methods alike.
+# BasicVSR++ without enlargement, with the optimiser and cosine of MMagic's config for REDS. The
+# flow network starts from random weights and is trained with the rest; in MMagic it starts from
+# trained weights (spynet_pretrained) and is frozen for 5000 iterations. For this network,
+# tools/test.py averages over clips, not frames; tools/compare.py scores all methods the same way.
 _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/models/basicvsr_pp.py',
@@ -14,7 +14,7 @@ train_pipeline[2]['gt_patch_size'] = 256
 train_dataloader = dict(
     batch_size=1, dataset=dict(num_frames=15, gt='window', pipeline=train_pipeline)
 )
-# it passes whole clips
+# this network restores complete clips
 val_dataloader = dict(dataset=dict(num_frames=None, gt='window'))
 test_dataloader = val_dataloader
 
@@ -25,4 +25,4 @@ optim_wrapper = dict(
 )
 param_scheduler = dict(type='CosineAnnealingLR', by_epoch=False, T_max=600_000, eta_min=1e-7)
 
-find_unused_parameters = True  # of DDP, as in MMagic's configs
+find_unused_parameters = True  # for DDP, as in MMagic's configs

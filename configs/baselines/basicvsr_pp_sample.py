@@ -1,4 +1,4 @@
-# The small BasicVSR++ and its schedule, cut short, on the clips of the repository.
+# The small BasicVSR++ with a shortened schedule, on the repository's clips.
 _base_ = ['../small/basicvsr_pp.py']
 
 data_root = '{{ fileDirname }}/../../tests/data/gopro'

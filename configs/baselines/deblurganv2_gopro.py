@@ -1,5 +1,5 @@
-# DeblurGAN-v2's generator on MobileNet, for tests alone, as of MMagic's released weights: MMagic's
-# training of it takes GPUs, and backbones that it downloads.
+# DeblurGAN-v2's generator with MobileNet, for tests only, with MMagic's released weights: training
+# it in MMagic needs GPUs and downloads backbones.
 _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/datasets/gopro.py',

@@ -1,4 +1,4 @@
-# DeblurGAN-v2 as in deblurganv2_gopro, on the clips of the repository.
+# DeblurGAN-v2 as in deblurganv2_gopro, on the repository's clips.
 _base_ = ['./deblurganv2_gopro.py']
 
 data_root = '{{ fileDirname }}/../../tests/data/gopro'

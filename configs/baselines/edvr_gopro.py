@@ -1,5 +1,5 @@
-# EDVR-M, made to keep the size of frames, with the optimiser and first cosine period of MMagic's
-# config for REDS, which restarts it at 150k iterations.
+# EDVR-M, changed to keep the frame size, with the optimiser and the first cosine period of MMagic's
+# config for REDS, which restarts the cosine at 150k iterations.
 _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/models/edvr.py',
@@ -17,4 +17,4 @@ optim_wrapper = dict(
 )
 param_scheduler = dict(type='CosineAnnealingLR', by_epoch=False, T_max=600_000, eta_min=1e-7)
 
-find_unused_parameters = True  # of DDP: MMagic freezes some of them for a while
+find_unused_parameters = True  # for DDP: MMagic freezes some parameters at first

@@ -1,4 +1,4 @@
-# The small EDVR and its schedule, cut short, on the clips of the repository.
+# The small EDVR with a shortened schedule, on the repository's clips.
 _base_ = ['../small/edvr.py']
 
 data_root = '{{ fileDirname }}/../../tests/data/gopro'

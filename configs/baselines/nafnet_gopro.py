@@ -1,4 +1,4 @@
-# NAFNet, width 64, with the schedule of its authors as MMagic's config has it.
+# NAFNet, width 64, with its authors' schedule as in MMagic's config.
 _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/models/nafnet.py',
@@ -6,7 +6,7 @@ _base_ = [
     '../_base_/schedules/restorer_400k.py',
 ]
 
-# it restores images
+# this network restores single images
 train_pipeline = _base_.train_pipeline
 train_pipeline[2]['gt_patch_size'] = 256
 train_dataloader = dict(batch_size=8, dataset=dict(num_frames=1, pipeline=train_pipeline))

@@ -1,4 +1,4 @@
-# The small NAFNet and its schedule, cut short, on the clips of the repository.
+# The small NAFNet with a shortened schedule, on the repository's clips.
 _base_ = ['../small/nafnet.py']
 
 data_root = '{{ fileDirname }}/../../tests/data/gopro'

@@ -1,5 +1,5 @@
-# Restormer with the schedule of its authors (Zamir et al., CVPR 2022, section 4), without their
-# growing crops: MMagic has its weights alone.
+# Restormer with its authors' schedule (Zamir et al., CVPR 2022, section 4), but without their
+# progressively larger crops. MMagic provides only the weights.
 _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/models/restormer.py',
@@ -7,7 +7,7 @@ _base_ = [
     '../_base_/schedules/restorer_400k.py',
 ]
 
-# it restores images
+# this network restores single images
 train_dataloader = dict(batch_size=8, dataset=dict(num_frames=1))
 val_dataloader = dict(dataset=dict(num_frames=1))
 test_dataloader = val_dataloader

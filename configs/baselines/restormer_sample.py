@@ -1,4 +1,4 @@
-# The small Restormer and its schedule, cut short, on the clips of the repository.
+# The small Restormer with a shortened schedule, on the repository's clips.
 _base_ = ['../small/restormer.py']
 
 data_root = '{{ fileDirname }}/../../tests/data/gopro'

@@ -1,4 +1,4 @@
-# DBLRNet by our recipe, at full width, within minutes on one GPU.
+# DBLRNet with our recipe at full width, trained in minutes on one GPU.
 _base_ = [
     '../_base_/gpu_runtime.py',
     '../_base_/models/dblrnet_plus.py',

@@ -1,5 +1,5 @@
 # The package's dblrnet_ms, first part: a constant learning rate, for as long as there is time.
-# configs/release/dblrnet_ms_decay.py ends it.
+# configs/release/dblrnet_ms_decay.py is the last part.
 _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/models/dblrnet_ms.py',

@@ -1,5 +1,5 @@
-# The package's dblrnet_ms, last part: from the average of the first part, the learning rate falls
-# to zero. Set load_from to the last checkpoint of the first part.
+# The package's dblrnet_ms, last part: starts from the averaged weights of the first part and lowers
+# the learning rate to zero. Set load_from to the last checkpoint of the first part.
 _base_ = ['./dblrnet_ms.py']
 
 load_from = 'work_dirs/dblrnet_ms/iter_20000.pth'

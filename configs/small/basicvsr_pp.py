@@ -9,7 +9,7 @@ _base_ = [
 model = dict(generator=dict(mid_channels=16, num_blocks=2))
 
 train_dataloader = dict(dataset=dict(gt='window'))
-# it passes whole clips
+# this network restores complete clips
 val_dataloader = dict(dataset=dict(num_frames=None, gt='window'))
 test_dataloader = val_dataloader
 
@@ -22,4 +22,4 @@ param_scheduler = dict(
     _delete_=True, type='CosineAnnealingLR', by_epoch=False, T_max=1_200, eta_min=1e-6
 )
 
-find_unused_parameters = True  # of DDP, as in MMagic's configs
+find_unused_parameters = True  # for DDP, as in MMagic's configs

@@ -1,4 +1,4 @@
-# A small DBLRGAN by the recipe of dblrgan_gopro.
+# A small DBLRGAN with the recipe of dblrgan_gopro.
 _base_ = [
     '../_base_/small_runtime.py',
     '../_base_/models/dblrgan.py',

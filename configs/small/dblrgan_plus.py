@@ -1,4 +1,4 @@
-# A small DBLRGAN by our recipe; two thirds of the iterations train the generator alone.
+# A small DBLRGAN with our recipe; two thirds of the iterations train only the generator.
 _base_ = [
     '../_base_/small_runtime.py',
     '../_base_/models/dblrgan_plus.py',

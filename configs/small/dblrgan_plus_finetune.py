@@ -1,4 +1,5 @@
-# Goes on from the package's dblrnet_plus against the discriminator; its dblrgan_plus was made so.
+# Fine-tunes the package's dblrnet_plus with the discriminator. The package's dblrgan_plus was
+# trained this way.
 _base_ = ['./dblrgan_plus.py']
 
 load_from = 'dblrgan_mm/inference/weights/dblrnet_plus-9f3c29ec.pth'

@@ -1,4 +1,4 @@
-# A small DBLRNet, content loss alone, by the recipe of dblrnet_gopro.
+# A small DBLRNet, trained with the content loss only, with the recipe of dblrnet_gopro.
 _base_ = [
     '../_base_/small_runtime.py',
     '../_base_/models/dblrnet.py',

@@ -1,4 +1,5 @@
-# MultiScaleDBLRNet of the default size, by the recipe of the released weights but its schedule.
+# MultiScaleDBLRNet of the default size, with the recipe of the released weights but a shorter
+# schedule.
 _base_ = [
     '../_base_/small_plus_runtime.py',
     '../_base_/models/dblrnet_ms.py',

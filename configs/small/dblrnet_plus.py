@@ -1,4 +1,4 @@
-# A small DBLRNet by our recipe; the crops stay those of the others.
+# A small DBLRNet with our recipe; the crop size is that of the other small networks.
 _base_ = [
     '../_base_/small_plus_runtime.py',
     '../_base_/models/dblrnet_plus.py',

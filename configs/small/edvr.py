@@ -21,4 +21,4 @@ param_scheduler = dict(
     _delete_=True, type='CosineAnnealingLR', by_epoch=False, T_max=1_200, eta_min=1e-6
 )
 
-find_unused_parameters = True  # of DDP: MMagic freezes some of them for a while
+find_unused_parameters = True  # for DDP: MMagic freezes some parameters at first

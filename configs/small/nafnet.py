@@ -1,4 +1,4 @@
-# A small NAFNet with the optimiser and cosine of nafnet_gopro.
+# A small NAFNet with the optimiser and cosine schedule of nafnet_gopro.
 _base_ = [
     '../_base_/small_runtime.py',
     '../_base_/models/nafnet.py',
@@ -8,7 +8,7 @@ _base_ = [
 
 model = dict(generator=dict(mid_channels=24, enc_blk_nums=[1, 1, 1, 4]))
 
-# it restores images
+# this network restores single images
 train_dataloader = dict(dataset=dict(num_frames=1))
 val_dataloader = dict(dataset=dict(num_frames=1))
 test_dataloader = val_dataloader

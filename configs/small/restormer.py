@@ -8,7 +8,7 @@ _base_ = [
 
 model = dict(generator=dict(dim=16, num_blocks=[1, 1, 1, 2], num_refinement_blocks=1))
 
-# it restores images
+# this network restores single images
 train_dataloader = dict(dataset=dict(num_frames=1))
 val_dataloader = dict(dataset=dict(num_frames=1))
 test_dataloader = val_dataloader

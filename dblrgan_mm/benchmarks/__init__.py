@@ -1,1 +1,1 @@
-"""What ``tools/benchmark.py`` measures: restoring, training, loading, and the machine's limits."""
+"""The measurements of ``tools/benchmark.py``: restoring, training, loading, machine limits."""

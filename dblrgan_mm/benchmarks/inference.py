@@ -1,4 +1,4 @@
-"""How fast clips are restored: a Deblurrer, a plain loop over the same network, other restorers."""
+"""Time restoring: a Deblurrer, a plain loop over the same network, and other restorers."""
 
 import argparse
 import math
@@ -25,13 +25,20 @@ from dblrgan_mm.inference.deblurrer import find_device, released
 
 PLAIN = 'plain loop, float32'
 
-_restore: Callable[[list], list]  # of this process: frames (h, w, 3), uint8, RGB
+_restore: Callable[[list], list]  # set per process; takes frames (h, w, 3), uint8, RGB
 _device: torch.device
 
 
 def choose(kind: str, source: str, device: str, dtype: str | None) -> None:
-    """Make this process restore by a 'Deblurrer' (as a 'stream': keeping no frames), a 'plain'
-    loop, or another config ('peer')."""
+    """Set how this process restores.
+
+    Args:
+        kind: 'Deblurrer'; 'stream', a Deblurrer whose frames are not kept; 'plain', a loop over
+            the network; or 'peer', the generator of another config.
+        source: checkpoint, or the config of a peer.
+        device: where the network runs.
+        dtype: that of the Deblurrer.
+    """
     global _restore, _device
     _device = torch.device(device)
     if _device.type == 'cuda':
@@ -41,7 +48,7 @@ def choose(kind: str, source: str, device: str, dtype: str | None) -> None:
         keep = list if kind == 'Deblurrer' else deque(maxlen=0).extend
         _restore = lambda clip: keep(deblurrer(clip))  # noqa: E731
     elif kind == 'plain':
-        # float32 as it is, in torch's default layout
+        # exact float32 (no TF32), in torch's default layout
         torch.backends.cudnn.allow_tf32 = False
         network = plain_network(source).to(_device, memory_format=torch.contiguous_format)
         _restore = of_windows(network, network.num_frames, _device)
@@ -53,7 +60,7 @@ def choose(kind: str, source: str, device: str, dtype: str | None) -> None:
 
 
 def plain_network(checkpoint: str) -> nn.Module:
-    """The generator as it is trained."""
+    """Return the generator of a checkpoint as the module that is trained, in eval mode."""
     generator = load_generator(checkpoint)
     arguments = dict(generator.architecture)
     network = getattr(models, arguments.pop('type'))(**arguments)
@@ -62,13 +69,13 @@ def plain_network(checkpoint: str) -> nn.Module:
 
 
 def peer(config: str, device: torch.device) -> tuple[nn.Module, int | None]:
-    """The generator of a config with random weights, and its window; None: it takes whole clips."""
+    """Return a config's generator with random weights and its window size (None: whole clips)."""
     cfg, model = build(Method('', config, None), str(device))
     return model.generator, cfg.test_dataloader.dataset.get('num_frames', 5)
 
 
 def of_windows(network: nn.Module, num_frames: int, device: torch.device) -> Callable[[list], list]:
-    """A loop over the frames; at the clip's ends they are reflected."""
+    """Return a loop that restores a clip window by window, reflecting frames at its ends."""
     reach = num_frames // 2
 
     @torch.inference_mode()
@@ -85,7 +92,7 @@ def of_windows(network: nn.Module, num_frames: int, device: torch.device) -> Cal
 
 
 def of_clips(network: nn.Module, device: torch.device) -> Callable[[list], list]:
-    """All frames at once."""
+    """Return a function that restores all frames of a clip at once."""
 
     @torch.inference_mode()
     def whole(clip: list) -> list:
@@ -113,20 +120,20 @@ def seconds_a_frame(clip: list) -> float:
 
 
 def profile(clip: list) -> dict[str, float]:
-    """Seconds a frame by operation."""
+    """Return the seconds per frame of each operation."""
     found = measuring.seconds_by_operation(lambda: _restore(clip), _device)
     return {name: value / len(clip) for name, value in found.items()}
 
 
 def peak_memory(clip: list) -> int | None:
-    """Bytes that restoring a clip takes at most, beyond what the process had."""
+    """Return the peak memory of restoring a clip in bytes, beyond what the process had before."""
     memory = measuring.PeakMemory(_device)
     _restore(clip)
     return memory.bytes()
 
 
 def ceilings(dtypes: list[str]) -> dict[str, float]:
-    """Of this process's device: operations a second by dtype, and 'copy', bytes a second."""
+    """Measure the device's limits: operations/s by dtype, and 'copy' in bytes/s."""
     found = {
         dtype: measuring.matrix_product_ceiling(_device, getattr(torch, dtype)) for dtype in dtypes
     }
@@ -135,9 +142,11 @@ def ceilings(dtypes: list[str]) -> dict[str, float]:
 
 @torch.no_grad()
 def macs_a_pixel(network: nn.Module, num_frames: int | None) -> float:
-    """Multiply-accumulates of convolutions and matrix products for a pixel of a restored frame;
-    what fewer of them would do (Winograd) does not count."""
-    side = 256  # MMagic's networks need no padding at it
+    """Count the multiply-accumulates of convolutions and matrix products per restored pixel.
+
+    Counts those of the plain algorithm, even where a faster one (Winograd) needs fewer.
+    """
+    side = 256  # MMagic's networks need no padding at this size
     shape = (1, 3, side, side) if num_frames == 1 else (1, num_frames or 5, 3, side, side)
     with measuring.flop_counter() as counter:
         restored = network(torch.rand(shape))
@@ -145,9 +154,9 @@ def macs_a_pixel(network: nn.Module, num_frames: int | None) -> float:
 
 
 def read_clip(folder: Path) -> list:
-    """Frames of a folder; raises LaunchError."""
+    """Read the frames of a folder; raises LaunchError."""
     if not folder.is_dir():
-        raise LaunchError(f'no folder {folder}; give one with frames')
+        raise LaunchError(f'{folder} is not a folder; give a folder of frames')
     try:
         return [read_frame(path) for path in frame_paths(folder)]
     except ValueError as error:
@@ -159,22 +168,22 @@ def enlarged(clip: list, size: tuple[int, int]) -> list:
 
 
 def measure_inference(args: argparse.Namespace) -> dict:
-    """Seconds a frame, pixels and limits of each way to restore a clip."""
+    """Measure the speed, memory and accuracy of each way of restoring, and the machine's limits."""
     device = find_device(args.device)
     checkpoint = str(released().get(args.checkpoint, args.checkpoint))
     network = plain_network(checkpoint)
     clip = read_clip(args.blurry)
     sharp = read_clip(args.sharp) if args.sharp else clip
     if [frame.shape for frame in clip] != [frame.shape for frame in sharp]:
-        raise LaunchError(f'{args.sharp}: not as many frames, or not as large, as {args.blurry}')
+        raise LaunchError(f'{args.sharp} and {args.blurry} differ in the number or size of frames')
     configs = named(args.peers)
     others = {name: peer(config, torch.device('cpu')) for name, config in configs.items()}
     windows = [network.num_frames, *(num_frames or 1 for _, num_frames in others.values())]
     least = max(windows) // 2 + 1
     if min(len(clip), args.frames) < least:
         raise LaunchError(
-            f'{args.blurry}: {len(clip)} frames and --frames {args.frames}: at least {least} are '
-            'needed of each'
+            f'{args.blurry} has {len(clip)} frames and --frames is {args.frames}; both must be at '
+            f'least {least}'
         )
     timed = clip[: args.frames]
     if args.size:
@@ -185,7 +194,7 @@ def measure_inference(args: argparse.Namespace) -> dict:
             Deblurrer.from_checkpoint(checkpoint, device, 'int8')
             dtypes.append('int8')
         except UserError as error:
-            print(f'Without int8: {error}')
+            print(f'int8 is not measured: {error}')
     ways = {PLAIN: ('plain', checkpoint, str(device), None)}
     ways |= {
         f'Deblurrer, {dtype}': ('Deblurrer', checkpoint, str(device), dtype) for dtype in dtypes
@@ -195,11 +204,11 @@ def measure_inference(args: argparse.Namespace) -> dict:
     with processes(ways | peers, choose) as running:
         restored = {name: running[name].submit(restore, clip).result() for name in ways}
         seconds: dict[str, list[float]] = {name: [] for name in running}
-        for process in running.values():  # libraries are loaded
+        for process in running.values():  # load the libraries
             process.submit(restore, clip[: args.frames]).result()
-        # and warm
+        # this also warms up
         memory = {name: p.submit(peak_memory, timed).result() for name, p in running.items()}
-        for _ in tqdm(range(args.repeats), unit='turn'):
+        for _ in tqdm(range(args.repeats), unit='round'):
             for name, value in running[PLAIN].submit(ceilings, dtypes).result().items():
                 limits.setdefault(name, []).append(value)
             for name, process in running.items():
@@ -236,7 +245,7 @@ def measure_inference(args: argparse.Namespace) -> dict:
         dtype={name: way[3] or 'float32' for name, way in (ways | peers).items()},
         largest_difference={name: int(values.max()) for name, values in difference.items()},
         differing={name: float((values > 0).mean()) for name, values in difference.items()},
-        # in dB, of all frames together; None where they are equal
+        # in dB, over all frames together; None where they are equal
         difference_psnr={
             name: -10 * math.log10(np.square(values / 255).mean()) if values.any() else None
             for name, values in difference.items()
@@ -246,7 +255,7 @@ def measure_inference(args: argparse.Namespace) -> dict:
 
 
 def measure_growth(args: argparse.Namespace) -> dict:
-    """Seconds a frame and memory of a Deblurrer for several sizes and lengths of a clip."""
+    """Measure a Deblurrer's seconds per frame and memory by frame size and clip length."""
     device = find_device(args.device)
     frames = read_clip(args.blurry)
     dtype = dtypes_of(device)[-1]
@@ -256,8 +265,8 @@ def measure_growth(args: argparse.Namespace) -> dict:
         clip = enlarged([frames[i % len(frames)] for i in range(count)], size)
         with processes({'': way}, choose) as running:
             process = running['']
-            process.submit(restore, enlarged(clip[:3], (64, 64))).result()  # libraries are loaded
-            memory = process.submit(peak_memory, clip).result()  # and warm
+            process.submit(restore, enlarged(clip[:3], (64, 64))).result()  # load libraries
+            memory = process.submit(peak_memory, clip).result()  # also warms up
             times = [process.submit(seconds_a_frame, clip).result() for _ in range(args.repeats)]
         return dict(size=size, frames=count, seconds=times, memory=memory)
 

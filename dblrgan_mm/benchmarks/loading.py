@@ -1,4 +1,4 @@
-"""How fast training data are loaded, by each way of keeping the frames."""
+"""Time the loading of training data from image files, an LMDB and a clip store."""
 
 import argparse
 import itertools
@@ -15,7 +15,7 @@ from dblrgan_mm.measuring import machine
 
 
 def measure_loading(args: argparse.Namespace) -> dict:
-    """Samples per second of each path, warm and cold; all figures as a dictionary."""
+    """Measure samples per second of each way of storing frames, warm and cold."""
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         return _measure(args, Path(folder))
 
@@ -27,13 +27,15 @@ def _measure(args: argparse.Namespace, folder: Path) -> dict:
     compat.apply()
     from mmengine.registry import init_default_scope
 
-    import dblrgan_mm.datasets  # noqa: F401  (registers)
+    import dblrgan_mm.datasets  # noqa: F401  (registers types)
     from dblrgan_mm.clips import clip_store, layouts
 
     init_default_scope('mmagic')
     source = cfg.train_dataloader.dataset
     if clip_store.is_store(Path(source.data_root)):
-        raise LaunchError(f'{source.data_root} is a clip store: give the image files it is made of')
+        raise LaunchError(
+            f'{source.data_root} is a clip store; give the image files it was made from'
+        )
     clips = layouts.load_clips(
         source.layout, Path(source.data_root), source.split, **source.get('layout_args', {})
     )
@@ -55,7 +57,9 @@ def _measure(args: argparse.Namespace, folder: Path) -> dict:
     batch, workers = cfg.train_dataloader.batch_size, args.workers
     samples = [samples_of(paths[name], batch, workers, 8) for name in stored]
     if not samples[0] == samples[1] == samples[2]:
-        raise LaunchError('the paths do not yield the same samples; nothing was measured')
+        raise LaunchError(
+            'image files, LMDB and clip store yield different samples; nothing was measured'
+        )
     speeds = {name: [] for name in paths}
     for _ in range(args.repeats):
         for name, dataset in paths.items():
@@ -93,7 +97,7 @@ def build(source: Any, **changes: Any) -> Any:
 
 
 def mmagic_pipeline(pipeline: list[dict]) -> list[dict]:
-    """A pipeline with MMagic's own transforms in place of this project's."""
+    """Replace this project's transforms in a pipeline by MMagic's own."""
     steps = []
     for step in pipeline:
         if step['type'] == 'LoadClipFrames':
@@ -109,14 +113,14 @@ def mmagic_pipeline(pipeline: list[dict]) -> list[dict]:
 
 
 def write_store(folder: Path, source: Any, clips: list) -> Path:
-    """A clip store of the training set."""
+    """Write a clip store of the training set."""
     from tqdm import tqdm
 
     from dblrgan_mm import files
     from dblrgan_mm.clips import clip_store
 
     folder.mkdir()
-    files.require_space(folder, 2 * sum(map(clip_store.stored_bytes, clips)))  # and the LMDB
+    files.require_space(folder, 2 * sum(map(clip_store.stored_bytes, clips)))  # store and LMDB
     index = clip_store.new_index(source.layout, dict(source.get('layout_args', {})))
     entries = {}
     for i, clip in enumerate(tqdm(clips, 'clip store', unit='clip')):
@@ -128,7 +132,7 @@ def write_store(folder: Path, source: Any, clips: list) -> Path:
 
 
 def repeat_entries(store: Path, folder: Path, count: int) -> Path:
-    """A store whose index names the clips of another again and again, `count` clips in all."""
+    """Make a store whose index repeats the clips of another one, ``count`` clips in all."""
     from dblrgan_mm.clips import clip_store
 
     folder.mkdir()
@@ -146,12 +150,15 @@ def repeat_entries(store: Path, folder: Path, count: int) -> Path:
 
 
 def frame_key(path: str) -> str:
-    """A name for a frame that no other frame has: MMagic's LMDB keys drop the folders."""
+    """Return a unique LMDB key of a frame; MMagic's own keys drop the folders."""
     return '_'.join(Path(path).with_suffix('').parts[-4:])
 
 
 def write_lmdb(folder: Path, source: Any, clips: list) -> tuple[list[Path], list[dict]]:
-    """LMDBs of blurry and of sharp frames as MMagic's converters write them, and a pipeline."""
+    """Write LMDBs of the blurry and of the sharp frames, as MMagic's converters do.
+
+    Returns their files and a pipeline that reads them.
+    """
     import cv2
     import lmdb
     from tqdm import tqdm
@@ -173,7 +180,7 @@ def write_lmdb(folder: Path, source: Any, clips: list) -> tuple[list[Path], list
 
 
 def rename_frames(dataset: Any) -> Any:
-    """Frames are asked for by their key in the LMDB."""
+    """Make a data set name its frames by their LMDB keys."""
     original = dataset.get_data_info
 
     def get_data_info(idx: int) -> dict:
@@ -187,7 +194,7 @@ def rename_frames(dataset: Any) -> Any:
 
 
 def batches(dataset: Any, batch_size: int, workers: int) -> Iterator[list[dict]]:
-    """Batches without end; the same windows, crops and augmentations for each data set."""
+    """Yield batches forever; windows, crops and augmentations are the same for each data set."""
     from mmengine.dataset import InfiniteSampler, pseudo_collate
     from torch.utils.data import DataLoader
 
@@ -209,11 +216,11 @@ def seed_worker(worker: int) -> None:
     import numpy as np
 
     random.seed(worker)
-    np.random.seed(worker)  # noqa: NPY002  (MMagic's transforms draw from it)
+    np.random.seed(worker)  # noqa: NPY002  (MMagic's transforms use it)
 
 
 def samples_of(dataset: Any, batch_size: int, workers: int, count: int) -> list[float]:
-    """A checksum of each of the first batches."""
+    """Return checksums of the tensors in each of the first ``count`` batches."""
     import zlib
 
     loader = batches(dataset, batch_size, max(workers, 1))
@@ -226,7 +233,7 @@ def samples_of(dataset: Any, batch_size: int, workers: int, count: int) -> list[
 
 
 def speed(dataset: Any, batch_size: int, workers: int, seconds: float) -> float:
-    """Samples per second, once the worker processes run and what they had ahead is used up."""
+    """Return samples per second, once the workers run and their first batches are used up."""
     loader = batches(dataset, batch_size, workers)
     for _ in range(2 * workers + 1):
         next(loader)
@@ -234,14 +241,14 @@ def speed(dataset: Any, batch_size: int, workers: int, seconds: float) -> float:
 
 
 def speed_of_pass(dataset: Any, batch_size: int, workers: int, seconds: float) -> float:
-    """Samples per second of a pass that draws each window once, from the second batch on."""
+    """Return samples per second of one pass over all windows, from the second batch on."""
     loader = batches(dataset, batch_size, workers)
     next(loader)
     return rate(itertools.islice(loader, len(dataset) // batch_size - 1), batch_size, seconds)
 
 
 def rate(loader: Iterator, batch_size: int, seconds: float) -> float:
-    """Samples per second of a loader, until it ends or the seconds are over."""
+    """Return samples per second of a loader, until it ends or the time is up."""
     start = now = time.perf_counter()
     count = 0
     for _ in loader:
@@ -253,7 +260,7 @@ def rate(loader: Iterator, batch_size: int, seconds: float) -> float:
 
 
 def drop_from_cache(files: list) -> None:
-    """Drop files from this machine's page cache."""
+    """Drop files from the page cache."""
     if not hasattr(os, 'posix_fadvise'):
         raise LaunchError('the page cache cannot be dropped on this system')
     os.sync()

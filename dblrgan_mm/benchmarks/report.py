@@ -1,4 +1,4 @@
-"""Tables and plots of what was measured."""
+"""Tables and plots of the measurements."""
 
 import statistics
 from pathlib import Path
@@ -9,7 +9,7 @@ from rich.table import Table
 
 from dblrgan_mm.benchmarks.inference import PLAIN
 
-_OPERATIONS = 8  # of each way that a profile names
+_OPERATIONS = 8  # the longest ones of each way, listed in a profile
 
 
 def print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -53,19 +53,20 @@ def print_inference(result: dict) -> None:
         ))  # fmt: skip
     if result['psnr']:
         rows.append(('blurry', *[''] * 7, f'{result["psnr"]["blurry"]:.3f}'))
-    columns = ('', 's a frame', 'range', 'ratio', 'GMAC', 'of the limit', 'MB', 'differs', 'PSNR')
+    columns = ('', 's/frame', 'range', 'ratio', 'GMAC', 'of the limit', 'MB', 'differs', 'PSNR')
     print_table(columns, rows)
     print(
-        "differs: from the plain loop's 8-bit values at most; how many of them; PSNR. of the "
-        'limit: multiply-accumulates against the largest matrix product in the same dtype.'
+        "differs: from the plain loop's 8-bit values; largest difference, share of values that "
+        'differ, PSNR. of the limit: operations/s relative to a large matrix product in the same '
+        'dtype.'
     )
     print_limits(limits)
-    print_profiles(result, 'a frame')
+    print_profiles(result, 'per frame')
     print(result['machine'])
 
 
 def difference(result: dict, name: str) -> str:
-    """From the plain loop; '' where it is not compared."""
+    """Format the difference from the plain loop; '' if there is no comparison."""
     if name not in result['difference_psnr']:
         return ''
     apart = result['difference_psnr'][name]
@@ -76,7 +77,7 @@ def difference(result: dict, name: str) -> str:
 
 
 def print_profiles(result: dict, what: str) -> None:
-    """Which operations take the time in each way."""
+    """Print which operations take the time in each way."""
     profiles = result['profiles']
     names = dict.fromkeys(name for found in profiles.values() for name in list(found)[:_OPERATIONS])
     rows = [
@@ -86,7 +87,7 @@ def print_profiles(result: dict, what: str) -> None:
     rest = (sum(value for name, value in found.items() if name not in names)
             for found in profiles.values())  # fmt: skip
     rows.append(('all others', *(f'{1e3 * value:.1f}' for value in rest)))
-    print(f'Milliseconds {what} by operation, in one more run, under the profiler:')
+    print(f'Milliseconds {what} by operation, from one more run under the profiler:')
     print_table(('', *profiles), rows)
 
 
@@ -112,16 +113,16 @@ def print_growth(result: dict) -> None:
                 f'{1e6 * middle / (width * height):.2f}',
                 megabytes(point['memory']),
             ))  # fmt: skip
-    print_table(('frame', 'frames', 's a frame', 'µs a pixel', 'MB'), rows)
+    print_table(('size', 'frames', 's/frame', 'µs/pixel', 'MB'), rows)
     print(result['machine'])
 
 
 def plot_growth(result: dict, path: Path) -> None:
-    """Frames a second and memory against the size of frames and the length of clips."""
+    """Plot frames per second and memory against frame size and clip length."""
     figure = Figure(figsize=(9, 6), layout='constrained')
     panels = figure.subplots(2, 2)
     for column, (part, label) in enumerate(
-        (('sizes', 'megapixels a frame'), ('lengths', 'frames of a clip'))
+        (('sizes', 'megapixels per frame'), ('lengths', 'frames per clip'))
     ):
         points = result[part]
         across = [
@@ -131,7 +132,7 @@ def plot_growth(result: dict, path: Path) -> None:
         speed = [1 / statistics.median(point['seconds']) for point in points]
         memory = [(point['memory'] or 0) / 1e6 for point in points]
         for axes, values, name in zip(
-            panels[:, column], (speed, memory), ('frames a second', 'memory, MB'), strict=True
+            panels[:, column], (speed, memory), ('frames per second', 'memory, MB'), strict=True
         ):
             axes.plot(across, values, marker='o')
             axes.set_xlabel(label)
@@ -164,24 +165,24 @@ def print_training(result: dict) -> None:
             f'{about["parameters"] / 1e6:.2f}',
         ))  # fmt: skip
     columns = (
-        '', 'windows', 's a step', 'range', 'ratio', 'GMAC', 'of the limit', 'MB', 'waits for data',
-        'M parameters',
+        '', 'windows', 's/step', 'range', 'ratio', 'GMAC', 'of the limit', 'MB', 'waits for data',
+        'parameters, M',
     )  # fmt: skip
     print_table(columns, rows)
-    print_profiles(result, 'a step')
+    print_profiles(result, 'per step')
     print(result['machine'])
     print(
-        'of the limit: multiply-accumulates against the largest matrix product in the same dtype, '
-        'measured by turns. plain: float32, default layout, Adam weight by weight.'
+        'of the limit: operations/s relative to a large matrix product in the same dtype, measured '
+        'alternately. plain: float32, default layout, Adam weight by weight.'
     )
 
 
 def print_loading(result: dict) -> None:
     first = statistics.median(result['warm']['image files'])
     print(
-        f'A sample: {result["num_frames"]} blurry and {result["sharp_frames"]} sharp frames of '
+        f'One sample: {result["num_frames"]} blurry and {result["sharp_frames"]} sharp frames of '
         f'{result["width"]}x{result["height"]}, cropped to {result["crop"]}. {result["pairs"]} '
-        f'pairs, {result["workers"]} worker(s), medians of {len(result["warm"]["LMDB"])}.'
+        f'pairs, {result["workers"]} worker(s), medians of {len(result["warm"]["LMDB"])} runs.'
     )
     rows = []
     for name, values in result['warm'].items():
@@ -197,4 +198,4 @@ def print_loading(result: dict) -> None:
         ))  # fmt: skip
     print_table(('', 'samples/s', 'range', 'ratio', 'cold', 'GB'), rows)
     print(result['machine'])
-    print('samples/s: frames in the page cache. cold: dropped from it before, each window once.')
+    print('samples/s: frames in the page cache. cold: dropped from the cache first, one pass.')

@@ -1,4 +1,4 @@
-"""How fast a config trains: the step itself, its share of the machine's limit, waits for data."""
+"""Time training: the step, its share of the machine's limit, and the waits for data."""
 
 import argparse
 import time
@@ -11,18 +11,20 @@ from dblrgan_mm import compat, measuring
 from dblrgan_mm.benchmarks.ways import dtypes_of, named, processes, training_config
 from dblrgan_mm.inference.deblurrer import find_device
 
-_training: 'Training'  # of this process
+_training: 'Training'  # set per process
 
 
 class Training:
-    """A config's model, optimisers and data, ready to step; a GAN's players both take part.
+    """A config's model, optimisers and data, ready to step.
+
+    A step of a GAN trains both the generator and the discriminator.
 
     Args:
-        config: file.
+        config: config file.
         options: ``data_root``, ``cfg_options`` and ``device`` of the command line.
-        dtype: 'float32', or 'bfloat16' or 'float16' of mixed precision; 'plain' is float32 with
-            weights in torch's default layout and an optimiser that steps weight by weight, on a
-            GPU without TF32.
+        dtype: 'float32'; 'bfloat16' or 'float16' for mixed precision; or 'plain': float32 with
+            weights in torch's default layout, an optimiser that steps weight by weight, and no
+            TF32.
     """
 
     def __init__(self, config: str, options: argparse.Namespace, dtype: str) -> None:
@@ -60,18 +62,18 @@ class Training:
         self.optimisers = build_optim_wrapper(self.model, wrappers)
         loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
         loader.batch_sampler.sampler.start(0, 0)
-        self.ahead = loader.num_workers * (loader.prefetch_factor or 0)  # batches that may be ready
+        self.ahead = loader.num_workers * (loader.prefetch_factor or 0)  # prefetched batches
         self.loaded = iter(loader)
         self.batch = next(self.loaded)
 
     def step(self, batch: dict | None = None) -> None:
         log = self.model.train_step(batch or self.batch, self.optimisers)
         for value in log.values():
-            value.item()  # as MMEngine does for its log
+            value.item()  # waits for the device, as MMEngine's logging does
 
 
 def choose(config: str, options: argparse.Namespace, dtype: str) -> None:
-    """Make this process train so."""
+    """Prepare this process to train a config, and warm up with one step."""
     global _training
     _training = Training(config, options, dtype)
     _training.step()
@@ -86,7 +88,7 @@ def seconds_a_step(steps: int) -> float:
 
 
 def describe() -> dict[str, Any]:
-    """What a step takes: of windows, multiply-accumulates and memory, and what it trains."""
+    """Return a step's windows, multiply-accumulates, peak memory and trained parameters."""
     memory = measuring.PeakMemory(_training.device)
     _training.step()
     taken = memory.bytes()
@@ -103,7 +105,7 @@ def describe() -> dict[str, Any]:
 
 
 def share_of_waiting(steps: int) -> float:
-    """The part of the time in which a training waits for its data, which are loaded meanwhile."""
+    """Return the share of time that training waits for data, which are loaded in the background."""
     for _ in range(_training.ahead):
         next(_training.loaded)
     waited, begin = 0.0, time.perf_counter()
@@ -126,12 +128,12 @@ def ceiling(dtype: str) -> float:
 
 
 def measure_training(args: argparse.Namespace) -> dict:
-    """Seconds a step of each config, the first one also as it would be without our measures."""
+    """Measure seconds per step of each config; of the first one also without optimisations."""
     device = find_device(args.device)
     dtypes = dtypes_of(device)
     configs = named(args.config)
     for config in configs.values():
-        training_config(config, args.data_root, args.cfg_options)  # a fault is told at once
+        training_config(config, args.data_root, args.cfg_options)  # report a bad config early
     ways = {
         f'{name}, {dtype}': (config, args, dtype)
         for i, (name, config) in enumerate(configs.items())
@@ -141,7 +143,7 @@ def measure_training(args: argparse.Namespace) -> dict:
         about = {name: p.submit(describe).result() for name, p in running.items()}
         seconds: dict[str, list[float]] = {name: [] for name in running}
         limits: dict[str, list[float]] = {name: [] for name in running}
-        for _ in tqdm(range(args.repeats), unit='turn'):
+        for _ in tqdm(range(args.repeats), unit='round'):
             for name, process in running.items():
                 limits[name].append(process.submit(ceiling, ways[name][2]).result())
                 seconds[name].append(process.submit(seconds_a_step, args.steps).result())

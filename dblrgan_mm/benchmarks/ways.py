@@ -1,4 +1,4 @@
-"""Ways to do one thing, each in a process of its own, so that they can be taken by turns."""
+"""Run each way of doing a task in its own process, so that they can be measured alternately."""
 
 import argparse
 import contextlib
@@ -20,9 +20,9 @@ from dblrgan_mm.inference.deblurrer import fastest_dtype
 def processes(
     ways: dict[str, tuple], prepare: Callable[..., None]
 ) -> Iterator[dict[str, ProcessPoolExecutor]]:
-    """A process for each way, in which ``prepare`` was called with the way's arguments.
+    """Start one process per way and call ``prepare`` in it with the way's arguments.
 
-    What one of them sets of threads and memory would help the others, too.
+    Separate processes keep the thread and memory settings of one way from affecting the others.
     """
     context = multiprocessing.get_context('spawn')
     with contextlib.ExitStack() as stack:
@@ -33,7 +33,7 @@ def processes(
 
 
 def named(configs: Sequence[str]) -> dict[str, str]:
-    """Configs under the names of their files; raises LaunchError where two have the same."""
+    """Return configs by their file names; raises LaunchError if two have the same name."""
     found = {Path(config).stem: config for config in configs}
     if len(found) < len(configs):
         raise LaunchError(f'{" ".join(configs)}: two configs have the same file name; rename one')
@@ -43,7 +43,7 @@ def named(configs: Sequence[str]) -> dict[str, str]:
 
 
 def training_config(config: str, data_root: str | None, options: Sequence[str] = ()) -> Any:
-    """A config that trains, with the command line's changes; raises LaunchError."""
+    """Load a config with the command line's changes; raises LaunchError if it cannot train."""
     with tempfile.TemporaryDirectory() as folder:
         cfg = launch.load_config(
             argparse.Namespace(
@@ -57,6 +57,6 @@ def training_config(config: str, data_root: str | None, options: Sequence[str] =
 
 
 def dtypes_of(device: torch.device) -> list[str]:
-    """float32, and what computes faster on a device."""
+    """Return float32 and the fastest dtype of a device, if they differ."""
     found = dict.fromkeys((torch.float32, fastest_dtype(device)))
     return [str(dtype).removeprefix('torch.') for dtype in found]

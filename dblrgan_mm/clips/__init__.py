@@ -1,4 +1,5 @@
-"""Clips on disk: single frames, the folders of the benchmarks, the clip store.
+"""Clips on disk: single frames, benchmark folders, videos and the clip store.
 
-Nothing here imports torch or MMagic, so the converters in ``tools/`` start at once.
+Only ``device_clips`` imports torch and nothing imports MMagic, so the converters in ``tools/``
+start quickly.
 """

@@ -1,4 +1,4 @@
-"""A clip: blurry and sharp frames in one order, and what can be wrong with their files."""
+"""A clip: its blurry and sharp frames in order, and the checks of their files."""
 
 import itertools
 import os
@@ -19,8 +19,8 @@ class Clip:
     Attributes:
         name: the clip's name within its split.
         frames: names of the frames, in order.
-        blurry: where each blurry frame is: an image file, or a place in a clip store.
-        sharp: the same for the sharp frames; None for a clip without.
+        blurry: location of each blurry frame: an image file or a place in a clip store.
+        sharp: the same for the sharp frames; None if the clip has none.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a clip, and where known with which frame of it."""
+    """A fault of a clip and, if known, the frame it concerns."""
 
     clip: str
     frame: str | None
@@ -40,13 +40,13 @@ class Fault:
 
 @dataclass(frozen=True)
 class ClipFiles:
-    """The files of a clip as they are found, before they are checked.
+    """The files found for a clip, not checked yet.
 
     Attributes:
         name: the clip's name within its split.
         blurry: image files, in any order.
-        sharp: the same; None where sharp frames are not asked for.
-        places: the folder or pattern of the blurry and of the sharp files, for messages.
+        sharp: the same; None if sharp frames are not requested.
+        places: folder or pattern of the blurry files and of the sharp files, for messages.
     """
 
     name: str
@@ -55,10 +55,10 @@ class ClipFiles:
     places: tuple[str, str]
 
     def clip(self) -> Clip:
-        """The clip, its frames in the order of their numbers.
+        """Return the clip with its frames in numerical order.
 
         Raises:
-            DatasetError: for the first fault.
+            DatasetError: for the first fault found.
         """
         for fault in self.faults():
             raise DatasetError(f'clip {fault.clip}: {fault.message}')
@@ -73,15 +73,15 @@ class ClipFiles:
         )
 
     def faults(self) -> Iterator[Fault]:
-        """What is missing, double, or numbered so that the order or the partner is in doubt."""
+        """Yield missing or duplicate frames, and numbering that leaves order or pairs unclear."""
         sides = [(self.blurry, self.places[0]), (self.sharp, self.places[1])]
         sides = [(paths, place) for paths, place in sides if paths is not None]
-        alone = False
+        faulty = False
         for paths, place in sides:
             for frame, message in _faults_of_side(paths, place):
-                alone = True
+                faulty = True
                 yield Fault(self.name, frame, message)
-        if alone:
+        if faulty:
             return
         if self.sharp is not None:
             yield from self._unmatched()
@@ -95,7 +95,7 @@ class ClipFiles:
                 f'{Path(side[min(side)][0]).stem} to {Path(side[max(side)][0]).stem}'
                 for side in (blurry, sharp)
             ]
-            counts = f'blurry frames are numbered {ends[0]}, sharp ones {ends[1]}'
+            counts = f'blurry frames are numbered {ends[0]}, sharp frames {ends[1]}'
         for number in sorted(blurry.keys() ^ sharp.keys()):
             place = self.places[1] if number in blurry else self.places[0]
             stem = Path((blurry if number in blurry else sharp)[number][0]).stem
@@ -116,21 +116,21 @@ class ClipFiles:
                 yield Fault(
                     self.name,
                     stems[0],
-                    f'a gap in the numbering of {self.places[0]}: {stems[0]} is followed by '
+                    f'a gap in the numbering in {self.places[0]}: {stems[0]} is followed by '
                     f'{stems[1]}. Copy the missing frames, or split the clip into two folders.',
                 )
 
 
 def _faults_of_side(paths: list[str], place: str) -> Iterator[tuple[str | None, str]]:
-    """Faults of the blurry, or of the sharp files of a clip by themselves."""
+    """Yield the faults of the blurry files alone, or of the sharp files alone."""
     if not paths:
         if os.path.isdir(place) or '{' in place:
             yield None, f'no numbered image in {place}'
         else:
             yield (
                 None,
-                f'no folder {place}. A clip has a folder for its blurry and one for its sharp '
-                'frames; where there are no sharp ones, load with gt=None.',
+                f'no folder {place}. A clip needs one folder for its blurry frames and one for its '
+                'sharp frames. To load clips without sharp frames, set gt=None.',
             )
         return
     for same in _by_number(paths).values():
@@ -140,12 +140,13 @@ def _faults_of_side(paths: list[str], place: str) -> Iterator[tuple[str | None, 
                 Path(names[0]).stem,
                 f'{names[0]} and {names[1]} in {place} have the same number; keep one of the two',
             )
-    unlike = _odd_one_out(paths)
+    unlike = _find_unlike_names(paths)
     if unlike:
         yield (
             Path(unlike[1]).stem,
-            f'mixed numbering in {place}: {unlike[0]} and {unlike[1]} are not named alike, so '
-            'their order is in doubt. Rename the frames, or split the clip into two folders.',
+            f'mixed numbering in {place}: {unlike[0]} and {unlike[1]} follow different naming '
+            'patterns, so their order is unclear. Rename the frames, or split the clip into two '
+            'folders.',
         )
 
 
@@ -156,14 +157,14 @@ def _by_number(paths: Iterable[str]) -> dict[int, list[str]]:
     return found
 
 
-def _odd_one_out(paths: Iterable[str]) -> tuple[str, str] | None:
-    """Two files that are not named alike: other text around the number, or other padding."""
+def _find_unlike_names(paths: Iterable[str]) -> tuple[str, str] | None:
+    """Return two files with different text around the number, or different zero padding."""
     parts = {}
     for path in sorted(paths, key=lambda path: (len(path), path)):
         before, digits, after = re.fullmatch(r'(.*?)(\d+)(\D*)', Path(path).stem).groups()
         parts[path] = (before, digits, after)
     first = next(iter(parts))
-    width = len(parts[first][1])  # the shortest
+    width = len(parts[first][1])  # the shortest name comes first
     for path, (before, digits, after) in parts.items():
         alike = (before, after) == (parts[first][0], parts[first][2])
         if not alike or digits != f'{int(digits):0{width}d}':
@@ -172,7 +173,7 @@ def _odd_one_out(paths: Iterable[str]) -> tuple[str, str] | None:
 
 
 def number_of(file: str) -> int | None:
-    """The last number in an image's stem; None for what is not a numbered image."""
+    """Return the last number in an image's stem, or None if it is not a numbered image."""
     stem, suffix = os.path.splitext(file)
     digits = re.findall(r'\d+', stem)
     if suffix.lower() not in IMAGE_SUFFIXES or not digits or file.startswith('.'):

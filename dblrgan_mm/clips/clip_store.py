@@ -1,8 +1,9 @@
-"""The clip store: raw frames, memory-mapped, so that a crop costs kilobytes of reading.
+"""The clip store: raw, memory-mapped frames, so that loading a crop reads only kilobytes.
 
-A store is a folder with ``index.json`` and, for each clip, one file ``<split>/<clip>.npy``: an
-array (1 or 2, t, h, w, 3), uint8, RGB, in NumPy's own format; blurry frames first, then sharp
-ones. Processes that read the same clip share the system's page cache. Format and idea: ours.
+A store is a folder with ``index.json`` and one file ``<split>/<clip>.npy`` per clip: an array
+(1 or 2, t, h, w, 3), uint8, RGB, in NumPy's own format. The blurry frames come first, then the
+sharp frames. Processes that read the same clip share the system's page cache. The format and the
+idea are ours.
 """
 
 import functools
@@ -26,32 +27,32 @@ from dblrgan_mm.errors import DatasetError
 INDEX = 'index.json'
 FORMAT = 'dblrgan_mm clip store, version 1'
 SIDES = ('blurry', 'sharp')
-_HEADER = 128  # bytes, of NumPy's format for any array of five axes
+_HEADER = 128  # bytes; size of NumPy's header for any five-dimensional array
 
 
 def is_store(root: Path) -> bool:
-    """Whether a folder is a clip store."""
+    """Return whether a folder is a clip store."""
     return (root / INDEX).is_file()
 
 
 def load_clips(
     layout: str, root: Path, split: str, paired: bool = True, **layout_args: str
 ) -> list[Clip]:
-    """The clips of a split in a store; as :func:`dblrgan_mm.clips.layouts.load_clips`.
+    """Return the clips of a split, like :func:`dblrgan_mm.clips.layouts.load_clips`.
 
     Raises:
-        DatasetError: if the store was made from another layout, its conversion did not end, or a
-            clip's file is missing or of the wrong size.
+        DatasetError: if the store was made from another layout, its conversion is incomplete, or
+            a clip's file is missing or has the wrong size.
     """
     entries = read_split(layout, root, split, layout_args)
     return [load_clip(root, name, entry, paired) for name, entry in entries.items()]
 
 
 def read_split(layout: str, root: Path, split: str, layout_args: dict[str, str]) -> dict[str, dict]:
-    """The index's entries of a split's clips, by name.
+    """Return the index entries of a split's clips, by name.
 
     Raises:
-        DatasetError: as of :func:`load_clips`, but the files are not looked at.
+        DatasetError: as in :func:`load_clips`, but without checking the files.
     """
     index = read_index(root)
     require_source(root, index, layout, layout_args)
@@ -59,28 +60,28 @@ def read_split(layout: str, root: Path, split: str, layout_args: dict[str, str])
     if part is None:
         raise DatasetError(
             f'the clip store {root.resolve()} has no split {split!r}, only '
-            f'{", ".join(sorted(index["splits"]))}. Convert it: see docs/clip_store.md.'
+            f'{", ".join(sorted(index["splits"]))}. To convert it, see docs/clip_store.md.'
         )
     if not part['complete']:
         raise DatasetError(
             f'the clip store {root.resolve()} holds only part of split {split!r}: its conversion '
-            'did not end. Run the same conversion again; it goes on.'
+            'is incomplete. Run the same conversion again to resume it.'
         )
     return part['clips']
 
 
 def load_clip(root: Path, name: str, entry: dict, paired: bool) -> Clip:
-    """A clip by its entry in the index.
+    """Return the clip that an index entry describes.
 
     Raises:
-        DatasetError: if its file is missing, of the wrong size or outside of the store, or it
-            lacks the sharp frames.
+        DatasetError: if its file is missing, has the wrong size or lies outside the store, or if
+            ``paired`` is set and the clip has no sharp frames.
     """
     file = root / entry['file']
     if not Path(os.path.normpath(file)).is_relative_to(os.path.normpath(root)):
         raise DatasetError(
-            f'clip {name}: the index of the clip store {root.resolve()} names a file outside of '
-            f'it, {entry["file"]}: refused. Convert the data set anew.'
+            f'clip {name}: the index of the clip store {root.resolve()} names a file outside the '
+            f'store, {entry["file"]}, which is not opened. Convert the data set again.'
         )
     try:
         map_frame(f'{file}#blurry.0', tuple(entry['shape']))
@@ -95,22 +96,22 @@ def load_clip(root: Path, name: str, entry: dict, paired: bool) -> Clip:
 
 
 def is_place(path: str) -> bool:
-    """Whether a frame's path names a place in a clip store: ``<file>.npy#<side>.<position>``."""
+    """Return whether a path is a place in a clip store, ``<file>.npy#<side>.<position>``."""
     return '.npy#' in path
 
 
 def map_frame(place: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """Map a frame of a clip store into memory; nothing is read until its pixels are.
+    """Map a frame of a clip store into memory. Pixels are read only when they are accessed.
 
     Args:
-        place: where it is, ``<file>.npy#<side>.<position>``.
-        shape: what the index says of the clip, to be held against the file.
+        place: location of the frame, ``<file>.npy#<side>.<position>``.
+        shape: the clip's shape according to the index, which the file must match.
 
     Returns:
-        uint8 (h, w, 3), RGB. It may be written to, which changes this array alone.
+        uint8 (h, w, 3), RGB. Writing to it changes only this array.
 
     Raises:
-        ValueError: if the file is missing, truncated, or not of a clip store.
+        ValueError: if the file is missing, truncated, or not a clip store file.
     """
     path, side, position = re.fullmatch(r'(.*)#(\w+)\.(\d+)', place).groups()
     try:
@@ -127,56 +128,54 @@ def map_frame(place: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
         ) from None
     except (ValueError, OSError) as error:
         raise ValueError(
-            f'{path} is no file of a clip store ({error}). Delete it and run the conversion again.'
+            f'{path} is not a clip store file ({error}). Delete it and run the conversion again.'
         ) from error
     if shape not in (None, found):
         raise ValueError(
-            f'{path} holds an array {found}, the index says {shape}: the file belongs to another '
-            'store. Delete it and run the conversion again.'
+            f'{path} holds an array of shape {found}, but the index says {shape}: the file belongs '
+            'to another store. Delete it and run the conversion again.'
         )
     raise ValueError(
-        f'{path} has {size} bytes, its header says {start + math.prod(found)}: it was cut off, or '
-        'something was added. Copy it again, or delete it and run the conversion again.'
+        f'{path} has {size} bytes, but its header says {start + math.prod(found)}: the file was '
+        'truncated or extended. Copy it again, or delete it and run the conversion again.'
     )
 
 
 def _map(file: io.FileIO, offset: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Map a part of a file as an array; ``np.memmap`` takes four times as long."""
+    """Map part of a file as an array. ``np.memmap`` takes four times as long."""
     start = offset - offset % mmap.ALLOCATIONGRANULARITY
     size = math.prod(shape)
-    # private to this array: the transforms that follow may work in place
-    pages = mmap.mmap(
-        file.fileno(), offset + size - start, access=mmap.ACCESS_COPY, offset=start
-    )
+    # copy-on-write: transforms may change the array in place
+    pages = mmap.mmap(file.fileno(), offset + size - start, access=mmap.ACCESS_COPY, offset=start)
     return np.ndarray(shape, np.uint8, pages, offset - start)
 
 
 @functools.lru_cache
 def _shape(header: bytes) -> tuple[int, ...]:
-    """The shape of the array that a header of NumPy's format announces."""
+    """Return the array shape stated in a header of NumPy's format."""
     file = io.BytesIO(header)
     np.lib.format.read_magic(file)
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     if fortran or dtype != np.uint8 or len(shape) != 5 or file.tell() != _HEADER:
-        raise ValueError(f'it holds an array {shape} of {dtype}')
+        raise ValueError(f'it holds an array of shape {shape} and type {dtype}')
     return shape
 
 
 def write_clip(clip: Clip, file: Path, progress: Callable[[], None] = lambda: None) -> dict:
-    """Write a clip's frames into a file, whole or not at all, and read it back.
+    """Write a clip's frames to a file atomically, and read the file back to verify it.
 
     Args:
-        clip: its frames are image files.
-        file: where to; replaced if it is there.
-        progress: called once a frame.
+        clip: a clip whose frames are image files.
+        file: destination; replaced if it exists.
+        progress: called once per frame.
 
     Returns:
-        The clip's entry in the index, without 'file'.
+        The clip's index entry, without 'file'.
 
     Raises:
-        DatasetError: for a frame that cannot be read, or is of another size than the first; names
-            clip and frame.
-        OSError: if the disk is full, or returns other bytes than were written.
+        DatasetError: if a frame cannot be read or differs in size from the first one; the message
+            names the clip and the frame.
+        OSError: if the disk is full or returns other bytes than were written.
     """
     sides = [clip.blurry] + ([clip.sharp] if clip.sharp else [])
     part = file.with_suffix('.partial')
@@ -196,8 +195,8 @@ def write_clip(clip: Clip, file: Path, progress: Callable[[], None] = lambda: No
                     elif frame.shape != shape[2:]:
                         raise DatasetError(
                             f'clip {clip.name}, frame {name}: {path} has {frame.shape[1]}x'
-                            f'{frame.shape[0]} pixels, the first frame {shape[3]}x{shape[2]}. '
-                            'Frames of a clip must be of equal size.'
+                            f'{frame.shape[0]} pixels, but the first frame has {shape[3]}x'
+                            f'{shape[2]}. All frames of a clip must have the same size.'
                         )
                     digest.write(frame.data)
                     progress()
@@ -205,7 +204,7 @@ def write_clip(clip: Clip, file: Path, progress: Callable[[], None] = lambda: No
             os.fsync(out.fileno())
         written = digest.sha256.hexdigest()
         if sha256(part) != written:
-            raise OSError(f'{part} does not hold what was written to it; is the disk sound?')
+            raise OSError(f'{part} does not contain what was written to it; check the disk')
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
@@ -220,7 +219,7 @@ def _read(clip: Clip, name: str, path: str) -> np.ndarray:
 
 
 class _HashedFile:
-    """A file that computes the checksum of what is written to it."""
+    """A file that computes the checksum of everything written to it."""
 
     def __init__(self, file) -> None:
         self.file = file
@@ -232,7 +231,7 @@ class _HashedFile:
 
 
 def sha256(file: Path) -> str:
-    """The checksum of a file's bytes as they are on the disk, past the page cache."""
+    """Return the SHA-256 of a file as a hex string, read from disk, not from the page cache."""
     with open(file, 'rb') as opened:
         if hasattr(os, 'posix_fadvise'):
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -243,13 +242,13 @@ def sha256(file: Path) -> str:
 
 
 def stored_bytes(clip: Clip) -> int:
-    """The size of a clip's file, if all its frames are as large as the first."""
+    """Return the size of a clip's file, assuming that all frames are as large as the first."""
     sides = 2 if clip.sharp else 1
     return _HEADER + sides * len(clip.frames) * _read(clip, clip.frames[0], clip.blurry[0]).size
 
 
 def new_index(layout: str, layout_args: dict[str, str]) -> dict:
-    """The index of a store without clips."""
+    """Return the index of an empty store."""
     return dict(format=FORMAT, layout=layout, layout_args=layout_args, splits={})
 
 
@@ -261,30 +260,30 @@ def require_source(root: Path, index: dict, layout: str, layout_args: dict[str, 
     if (index['layout'], there) != (layout, asked):
         raise DatasetError(
             f'the clip store {root.resolve()} was made from the {index["layout"]} layout with '
-            f'{index["layout_args"] or "no layout_args"}; asked for is {layout} with '
-            f'{layout_args or "no layout_args"}. Change what you ask for, or convert anew into '
-            'another folder.'
+            f'{index["layout_args"] or "no layout_args"}, but {layout} with '
+            f'{layout_args or "no layout_args"} was requested. Request what the store was made '
+            'from, or convert the data set into another folder.'
         )
 
 
 def read_index(root: Path) -> dict:
-    """The index of a store, checked to be one."""
+    """Read and validate the index of a store."""
     path = root / INDEX
     try:
         index = json.loads(path.read_text(encoding='utf-8'))
         if index['format'] != FORMAT:
             raise ValueError(f'its format is {index["format"]!r}')
         if not {'layout', 'layout_args', 'splits'} <= index.keys():
-            raise ValueError('it lacks a part')
+            raise ValueError('a key is missing')
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise DatasetError(
-            f'{path.resolve()} is no index of a clip store ({error!r}). Convert the data set anew.'
+            f'{path.resolve()} is not a clip store index ({error!r}). Convert the data set again.'
         ) from error
     return index
 
 
 def write_index(root: Path, index: dict) -> None:
-    """Replace the index of a store, in one go."""
+    """Replace the index of a store atomically."""
     part = root / f'{INDEX}.partial'
     try:
         with open(part, 'w', encoding='utf-8') as file:

@@ -1,6 +1,6 @@
-"""The clips of a clip store in the memory of a device, and crops that are cut there.
+"""The clips of a clip store in device memory, and crops cut from them there.
 
-A place is a row of whole numbers, in the order of :data:`PLACE`. Ours.
+A place is a row of integers, in the order of :data:`PLACE`. Ours.
 """
 
 import math
@@ -12,20 +12,20 @@ import torch
 from dblrgan_mm.clips import clip_store
 from dblrgan_mm.errors import DatasetError
 
-# number of the clip, its centre frame, the crop's first row and column, what is mirrored (bit 0:
-# rows, bit 1: columns, bit 2: rows and columns change places), and 1 or -1 for time reversed
+# Number of the clip, its centre frame, first row and column of the crop, flips (bit 0: mirror the
+# rows, bit 1: mirror the columns, bit 2: transpose), and time step: 1, or -1 for reversed time
 PLACE = ('clip', 'frame', 'top', 'left', 'code', 'step')
 
 
 def stored_shapes(root: Path, split: str, layout: str, layout_args: dict) -> dict[str, dict]:
-    """The index's entries of the clips of a split, in the order that places count them.
+    """Return the index entries of a split's clips, in the order in which places number them.
 
     Raises:
-        DatasetError: if the folder is no clip store, or a clip has no sharp frames.
+        DatasetError: if the folder is not a clip store, or a clip has no sharp frames.
     """
     if not clip_store.is_store(root):
         raise DatasetError(
-            f'{root.resolve()} is no clip store. Convert the data set: see docs/clip_store.md.'
+            f'{root.resolve()} is not a clip store. To make one, see docs/clip_store.md.'
         )
     entries = clip_store.read_split(layout, root, split, layout_args)
     for name, entry in entries.items():
@@ -38,12 +38,12 @@ class DeviceClips:
 
     Args:
         root: the clip store.
-        split: its part.
-        layout, layout_args: what the store was made from, as of ``VideoClipDataset``.
-        device: where the clips are kept.
+        split: the split to load.
+        layout, layout_args: what the store was made from, as in ``VideoClipDataset``.
+        device: the device that holds the clips.
 
     Raises:
-        DatasetError: as of :func:`stored_shapes`.
+        DatasetError: as in :func:`stored_shapes`.
     """
 
     def __init__(
@@ -69,16 +69,17 @@ class DeviceClips:
     def crops(
         self, places: torch.Tensor, size: int, reach: int, sharp_reach: int | None = 0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The crops at places (n, 6).
+        """Cut the crops at the given places.
 
         Args:
-            places: on the device; see :data:`PLACE`.
-            size: rows and columns of a crop.
-            reach: frames before and after the centre one.
+            places: (n, 6), on the device; see :data:`PLACE`.
+            size: height and width of a crop.
+            reach: number of blurry frames before, and after, the centre frame.
             sharp_reach: the same for the sharp frames.
 
         Returns:
-            Blurry (n, 2 reach + 1, 3, size, size) and sharp frames, uint8, RGB.
+            Blurry frames (n, 2 reach + 1, 3, size, size) and sharp frames (n, 2 sharp_reach + 1,
+            3, size, size), uint8, RGB.
         """
         clip, frame, top, left, code, step = places.unbind(-1)
         start, hw = self.starts[clip], self.sizes[clip]
@@ -90,16 +91,16 @@ class DeviceClips:
         return sides[0], sides[1]
 
     def pick(self, places: torch.Tensor, noise: torch.Tensor, size: int) -> torch.Tensor:
-        """Keep one of several candidates, blurry ones more often than sharp ones.
+        """Keep one of several candidate crops, favouring blurry crops over sharp ones.
 
-        With d the mean absolute difference between the blurry and the sharp centre frame of a
-        crop, in grey levels, the candidate with the largest ``log(d + 0.3) + 0.5 g`` is kept, as
-        in ``PickedCropsDataset``.
+        Keep the candidate with the largest ``log(d + 0.3) + 0.5 g``, where d is the mean absolute
+        difference between the blurry and the sharp centre frame of a crop, in grey levels, as in
+        ``PickedCropsDataset``.
 
         Args:
             places: candidates (n, k, 6).
             noise: g (n, k), from a standard Gumbel distribution.
-            size: rows and columns of a crop.
+            size: height and width of a crop.
 
         Returns:
             Places (n, 6).
@@ -123,19 +124,19 @@ def cut(
     code: torch.Tensor,
     size: int,
 ) -> torch.Tensor:
-    """Crops from clips that are stored as (frame, row, column, 3) in one tensor.
+    """Cut crops from clips stored as (frame, row, column, 3) in one tensor.
 
     Args:
-        flat: all clips, uint8, one axis.
-        start: (n,), where the first frame of each crop's clip begins.
-        hw: (n, 2), rows and columns of its frames.
-        times: (n, t), its frames.
-        top, left: (n,), the crop's first row and column.
-        code: (n,), bit 0 mirrors the rows, bit 1 the columns, bit 2 transposes after that.
-        size: rows and columns of a crop.
+        flat: all clips, uint8, one-dimensional.
+        start: (n,), offset of the first frame of each crop's clip.
+        hw: (n, 2), height and width of the clip's frames.
+        times: (n, t), indices of the frames to cut from.
+        top, left: (n,), first row and column of the crop.
+        code: (n,), bit 0 mirrors the rows, bit 1 mirrors the columns, bit 2 then transposes.
+        size: height and width of a crop.
 
     Returns:
-        (n, t, 3, size, size), of the kind of ``flat``.
+        (n, t, 3, size, size), with the dtype of ``flat``.
     """
     i = torch.arange(size, device=flat.device)
     h, w = hw.unbind(1)

@@ -1,4 +1,4 @@
-"""Reading single frames from image files."""
+"""Read single frames from image files."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ import numpy as np
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
-# any depth and any number of channels, as the file has them; the orientation tag is followed
+# keep the file's depth and number of channels; apply the orientation tag
 AS_STORED = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
 
 
 def read_frame(path: str | Path, channel_order: str = 'rgb') -> np.ndarray:
-    """Read an image file of 8 bits and three channels.
+    """Read an 8-bit image file with three channels.
 
     Args:
         path: the file; an alpha channel is dropped.
@@ -22,8 +22,8 @@ def read_frame(path: str | Path, channel_order: str = 'rgb') -> np.ndarray:
         uint8 (h, w, 3).
 
     Raises:
-        ValueError: if the file is missing, is no whole image, is grey, or has more than 8 bits;
-            the message names the file.
+        ValueError: if the file is missing, truncated or not an image, or if the image is grey or
+            has more than 8 bits per channel; the message names the file.
     """
     try:
         content = np.fromfile(path, np.uint8)
@@ -40,13 +40,17 @@ def read_frame(path: str | Path, channel_order: str = 'rgb') -> np.ndarray:
 
 
 def require_8_bit_colour(image: np.ndarray | None, path: str | Path) -> np.ndarray:
-    """Return what OpenCV decoded with ``AS_STORED``; a ValueError unless it is (h, w, 3) uint8."""
+    """Return an image that was decoded with ``AS_STORED``.
+
+    Raises:
+        ValueError: unless it is uint8 (h, w, 3); the message names the file.
+    """
     if image is None:
         raise ValueError(f'{path} cannot be decoded: truncated, or not an image. Copy it again.')
     if image.dtype != np.uint8:
         raise ValueError(
-            f'{path} has {8 * image.itemsize} bits a channel; frames must have 8. Convert the clip '
-            'to 8-bit images.'
+            f'{path} has {8 * image.itemsize} bits per channel; frames must have 8. Convert the '
+            'clip to 8-bit images.'
         )
     if image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(

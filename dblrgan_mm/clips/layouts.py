@@ -1,6 +1,6 @@
-"""Where each benchmark keeps its frames.
+"""The folder layouts of the benchmarks.
 
-A layout knows the folders of one data set as it is downloaded. It lists files, it reads no image.
+A layout describes the folders of one data set as downloaded. It lists files but reads no images.
 """
 
 import glob
@@ -17,8 +17,8 @@ from pathlib import Path
 from dblrgan_mm.clips.clip import Clip, ClipFiles, number_of
 from dblrgan_mm.errors import DatasetError
 
-# columns #1 to #10 of the DBN paper's table, named by its author in issue 2 of
-# shuochsu/DeepVideoDeblurring
+# Columns #1 to #10 of the table in the DBN paper. Its author gave the names in issue 2 of
+# shuochsu/DeepVideoDeblurring.
 DVD_TEST_CLIPS = (
     'IMG_0030',
     'IMG_0049',
@@ -35,14 +35,14 @@ DVD_TEST_CLIPS = (
 
 @dataclass(frozen=True)
 class Layout:
-    """A data set's folders, and what its authors say it holds.
+    """The folders of a data set, and its published contents.
 
     Attributes:
-        find: ``(root, split, paired, **layout_args)`` yields the clips of a split in the order of
-            their names, without sharp frames where ``paired`` is False.
-        splits: the names of its parts.
-        published: by split, the number of clips and of frames (pairs) in the whole of it.
-        page: the page in docs/ that says how to get it.
+        find: ``(root, split, paired, **layout_args)`` yields the clips of a split, sorted by name,
+            and without sharp frames if ``paired`` is False.
+        splits: names of the splits.
+        published: number of clips and of frames (pairs) in the complete data set, by split.
+        page: the page in docs/ that explains how to get the data set.
     """
 
     find: Callable[..., Iterator[ClipFiles]]
@@ -54,11 +54,11 @@ class Layout:
 def load_clips(
     layout: str, root: Path, split: str, paired: bool = True, **layout_args: str
 ) -> list[Clip]:
-    """The clips of a split, blurry and sharp frames compared by their numbers.
+    """Return the clips of a split, with blurry and sharp frames matched by number.
 
     Raises:
-        DatasetError: names the first clip and frame that is missing, double, or numbered so that
-            order or partner is in doubt.
+        DatasetError: if a frame is missing or duplicate, or if the numbering leaves the order or
+            the pairing unclear; the message names the first such clip and frame.
     """
     found = find_clips(layout, root, split, paired, **layout_args)
     return [files.clip() for files in found]
@@ -67,10 +67,11 @@ def load_clips(
 def find_clips(
     layout: str, root: Path, split: str, paired: bool = True, **layout_args: str
 ) -> list[ClipFiles]:
-    """The clips of a split as they are found; their faults are not looked for yet.
+    """Return the clips of a split as found on disk, without checking them for faults.
 
     Raises:
-        DatasetError: if there is no such split, no clip in it, or ``layout_args`` do not fit.
+        DatasetError: if the split does not exist or has no clips, or if the layout does not accept
+            the ``layout_args``.
     """
     known = LAYOUTS[layout]
     if known.splits and split not in known.splits:
@@ -82,14 +83,14 @@ def find_clips(
     except TypeError as error:
         takes = ', '.join(list(inspect.signature(known.find).parameters)[3:]) or 'none'
         raise DatasetError(
-            f'the {layout} layout does not take these layout_args ({error}). It takes: {takes}. '
-            f'See {known.page}.'
+            f'the {layout} layout does not accept these layout_args ({error}). It accepts: '
+            f'{takes}. See {known.page}.'
         ) from error
     arguments = dict(split=split, paired=paired, **layout_args)
     try:
         found = list(known.find(root, **arguments))
         wrong = None if any(files.blurry for files in found) else f'no frame in {root.resolve()}.'
-    except _NotThere as error:
+    except _NotFoundError as error:
         found, wrong = [], str(error)
     hint = _hint(known, root, arguments) if wrong else ''
     if hint or not found:
@@ -98,7 +99,7 @@ def find_clips(
 
 
 def with_defaults(layout: str, layout_args: dict[str, str]) -> dict[str, str]:
-    """The arguments of a layout, those that are not given included."""
+    """Return the arguments of a layout, completed with its defaults."""
     parameters = list(inspect.signature(LAYOUTS[layout].find).parameters.values())[3:]
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     return {**defaults, **layout_args}
@@ -107,8 +108,8 @@ def with_defaults(layout: str, layout_args: dict[str, str]) -> dict[str, str]:
 def gopro(root: Path, split: str, paired: bool, blur: str = 'blur') -> Iterator[ClipFiles]:
     """GOPRO_Large (Nah et al., CVPR 2017): ``<split>/<clip>/{blur,blur_gamma,sharp}/NNNNNN.png``.
 
-    The numbers start anywhere and differ from clip to clip. The field uses ``blur``, not
-    ``blur_gamma``.
+    The first frame number is arbitrary and differs between clips. The literature uses ``blur``,
+    not ``blur_gamma``.
     """
     for clip in _subfolders(root / split):
         yield _two_folders(clip.name, clip / blur, clip / 'sharp' if paired else None)
@@ -117,15 +118,15 @@ def gopro(root: Path, split: str, paired: bool, blur: str = 'blur') -> Iterator[
 def dvd(root: Path, split: str, paired: bool) -> Iterator[ClipFiles]:
     """DVD, VideoDeblurring (Su et al., CVPR 2017): ``<clip>/{input,GT}/NNNNN.jpg``.
 
-    ``root`` is the folder of the clips, ``quantitative_datasets`` of the archive. Its clips are
-    split by name: ten are for the test, ``DVD_TEST_CLIPS``, the other 61 for training.
+    ``root`` is the folder with the clips, ``quantitative_datasets`` in the archive. The clips are
+    split by name: the ten clips in ``DVD_TEST_CLIPS`` are for testing, the other 61 for training.
     """
     clips = {clip.name: clip for clip in _subfolders(root)}
     if split == 'test':
         names = sorted(DVD_TEST_CLIPS)
         for name in names:
             if name not in clips:
-                raise _NotThere(root / name)
+                raise _NotFoundError(root / name)
     else:
         names = [name for name in clips if name not in DVD_TEST_CLIPS]
     for name in names:
@@ -135,7 +136,8 @@ def dvd(root: Path, split: str, paired: bool) -> Iterator[ClipFiles]:
 def bsd(root: Path, split: str, paired: bool, exposure: str = '2ms16ms') -> Iterator[ClipFiles]:
     """BSD (Zhong et al., ECCV 2020): ``BSD_<exposure>/<split>/<clip>/{Blur,Sharp}/RGB/*.png``.
 
-    Exposures of the sharp and of the blurry camera: '1ms8ms', '2ms16ms' or '3ms24ms'.
+    ``exposure`` names the exposures of the sharp and of the blurry camera: '1ms8ms', '2ms16ms' or
+    '3ms24ms'.
     """
     exposures = ('1ms8ms', '2ms16ms', '3ms24ms')
     if exposure not in exposures:
@@ -148,7 +150,7 @@ def bsd(root: Path, split: str, paired: bool, exposure: str = '2ms16ms') -> Iter
 def reds(root: Path, split: str, paired: bool, blur: str = 'blur') -> Iterator[ClipFiles]:
     """REDS (Nah et al., CVPR Workshops 2019): ``<split>/<split>_{blur,sharp}/NNN/NNNNNNNN.png``.
 
-    ``blur='blur_comp'`` takes the compressed blurry frames. The sharp frames of ``test`` were
+    ``blur='blur_comp'`` selects the compressed blurry frames. The sharp frames of ``test`` were
     never released.
     """
     for clip in _subfolders(root / split / f'{split}_{blur}'):
@@ -161,15 +163,15 @@ def kitti(
 ) -> Iterator[ClipFiles]:
     """Blurred KITTI (Pan et al., CVPR 2017): ``{blur,clean} image/{image_2,image_3}/*_NN.png``.
 
-    199 scenes, of each three frames of the left camera (``image_2``) and three of the right
-    (``image_3``): ``NNNNNN_09.png``, ``_10`` and ``_11``. A scene and camera make a clip, such as
-    '000001_left'. For tests only.
+    There are 199 scenes, each with three frames of the left camera (``image_2``) and three of the
+    right camera (``image_3``): ``NNNNNN_09.png``, ``_10`` and ``_11``. One scene and one camera
+    form a clip, such as '000001_left'. For testing only.
 
-    No archive of it, and no public loader of it, could be found. The folders are those of the
-    authors' README of 31 July 2017, frames and scenes those of the notes beside their code
-    (panpanfei/data-Simultaneous-Stereo-Video-Deblurring-and-Scene-Flow-Estimation), the names
-    KITTI's own. ``blur`` and ``sharp`` name other folders, absolute ones too: KITTI 2015's own
-    multi-view ``training`` has the sharp frames.
+    We found neither an archive of this data set nor a public loader for it. The folders follow the
+    authors' README of 31 July 2017, and the frames and scenes follow the notes that accompany their
+    code (panpanfei/data-Simultaneous-Stereo-Video-Deblurring-and-Scene-Flow-Estimation). The file
+    names are KITTI's own. ``blur`` and ``sharp`` select other folders, which may be absolute paths:
+    the multi-view ``training`` folder of KITTI 2015 itself has the sharp frames.
     """
     cameras = (('left', 'image_2'), ('right', 'image_3'))
     scenes = defaultdict(dict)
@@ -177,14 +179,14 @@ def kitti(
         for side, top in (('blurry', blur), ('sharp', sharp))[: 1 + paired]:
             path = root / top / folder
             if not path.is_dir():
-                raise _NotThere(path, 'no folder')
+                raise _NotFoundError(path, 'no folder')
             for image in _images(path):
                 match = re.fullmatch(r'(\d{6})_(09|10|11)', Path(image).stem)
                 if match:
                     clip = scenes[f'{match[1]}_{camera}', folder]
                     clip.setdefault(side, []).append(image)
     if not scenes:
-        raise _NotThere(root / blur / 'image_2', 'no frame NNNNNN_09, _10 or _11 in')
+        raise _NotFoundError(root / blur / 'image_2', 'no frame NNNNNN_09, _10 or _11 in')
     for (name, folder), clip in sorted(scenes.items()):
         places = tuple(str((root / top / folder).resolve()) for top in (blur, sharp))
         yield ClipFiles(
@@ -195,20 +197,20 @@ def kitti(
 def patterns(
     root: Path, split: str, paired: bool, blurry: str, sharp: str | None = None
 ) -> Iterator[ClipFiles]:
-    """One's own data, by two patterns of paths below ``root``.
+    """Your own data, located by two path patterns below ``root``.
 
-    In a pattern ``{split}`` stands for the split, ``{clip}`` for the clip's name and ``{frame}``
-    for the frame's, which ends in its number; each lies within one name between slashes, as does
-    ``*``, which stands for anything. An example: ``{split}/{clip}/blur_{frame}.png`` and
+    In a pattern, ``{split}`` stands for the split, ``{clip}`` for the clip's name and ``{frame}``
+    for the frame's name, which ends in its number. ``*`` matches any text. None of them matches
+    across a slash. Example: ``{split}/{clip}/blur_{frame}.png`` and
     ``{split}/{clip}/sharp_{frame}.*``.
     """
     found = {'blurry': _matches(root, split, blurry)}
     if paired:
         if sharp is None:
-            raise DatasetError('layout_args need a pattern of the sharp frames, sharp=...')
+            raise DatasetError('layout_args need a pattern for the sharp frames: sharp=...')
         found['sharp'] = _matches(root, split, sharp)
     if not any(found.values()):
-        raise _NotThere(root / blurry.replace('{split}', split))
+        raise _NotFoundError(root / blurry.replace('{split}', split))
     for name in sorted(set().union(*found.values())):
         places = [
             str(root / pattern).replace('{split}', split).replace('{clip}', name)
@@ -224,18 +226,18 @@ def patterns(
 
 
 def dbn_frames(base: int = 1) -> list[int]:
-    """Positions, counted from 0, of the 30 frames of a DVD test clip that DBN scores.
+    """Return the 0-based positions of the 30 frames of a DVD test clip that DBN is scored on.
 
-    The authors name the frames by MATLAB's ``floor(linspace(2,97,30))`` (issue 2 of
-    shuochsu/DeepVideoDeblurring) and never answered from where they count. With ``base=1``, as
-    MATLAB counts, 2 is the clip's second frame, '00001.jpg'. With ``base=0`` it is '00002.jpg', for
-    which speaks that their launcher puts its indices into the file names, and that 2 to 97 are
-    then all frames of 100 that have two neighbours on each side.
+    The authors give the frames as MATLAB's ``floor(linspace(2,97,30))`` (issue 2 of
+    shuochsu/DeepVideoDeblurring) and never answered whether they count from 0 or from 1. With
+    ``base=1``, as MATLAB counts, 2 is the clip's second frame, '00001.jpg'. With ``base=0`` it is
+    '00002.jpg'. Two facts support ``base=0``: their launcher inserts its indices into the file
+    names, and 2 to 97 are then exactly the frames of 100 that have two neighbours on each side.
     """
     return [math.floor(2 + i * Fraction(97 - 2, 30 - 1)) - base for i in range(30)]
 
 
-class _NotThere(Exception):
+class _NotFoundError(Exception):
     """A folder or file that the layout needs is missing."""
 
     def __init__(self, path: Path, what: str = 'nothing at') -> None:
@@ -243,17 +245,17 @@ class _NotThere(Exception):
 
 
 def _hint(known: Layout, root: Path, arguments: dict) -> str:
-    """What may be the matter where ``root`` has no frames: a wrong folder, a packed archive."""
+    """Suggest why ``root`` has no frames: a wrong folder, or archives that are still packed."""
     if not root.is_dir():
         return ''
     inside = sorted(root.iterdir())
     for other in (root.resolve().parent, *(path for path in inside if path.is_dir())):
         try:
             files = list(known.find(other, **arguments))
-        except (_NotThere, OSError):
+        except (_NotFoundError, OSError):
             continue
         if any(one.blurry and (one.sharp or one.sharp is None) for one in files):
-            return f" Is the data set's folder {other.resolve()}?"
+            return f' Did you mean the folder {other.resolve()}?'
     archives = [path.name for path in inside if _is_archive(path.name)]
     return f' Unpack {", ".join(archives)} first.' if archives else ''
 
@@ -263,12 +265,12 @@ def _is_archive(name: str) -> bool:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    """Subfolders by name, without hidden ones."""
+    """Return the subfolders, sorted by name, without hidden ones."""
     if not folder.is_dir():
-        raise _NotThere(folder, 'no folder')
+        raise _NotFoundError(folder, 'no folder')
     found = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != '.']
     if not found:
-        raise _NotThere(folder, 'no clip in')
+        raise _NotFoundError(folder, 'no clip in')
     return sorted(found)
 
 
@@ -289,7 +291,7 @@ def _images(folder: Path) -> list[str]:
 
 
 def _matches(root: Path, split: str, pattern: str) -> dict[str, list[str]]:
-    """Files below root that a pattern names, by clip."""
+    """Return the files below ``root`` that match a pattern, by clip."""
     wanted = ''
     names = set()
     for part in re.split(r'(\{split\}|\{clip\}|\{frame\}|\*)', pattern):
@@ -304,7 +306,7 @@ def _matches(root: Path, split: str, pattern: str) -> dict[str, list[str]]:
         else:
             wanted += '[^/]*' if part == '*' else re.escape(part)
     if 'frame' not in names:
-        raise DatasetError(f'the pattern {pattern!r} lacks {{frame}}, the name of a frame')
+        raise DatasetError(f'the pattern {pattern!r} needs {{frame}}, the name of a frame')
     anything = re.sub(r'\{(clip|frame)\}', '*', glob.escape(pattern).replace('[*]', '*'))
     found = defaultdict(list)
     for path in glob.iglob(anything.replace('{split}', glob.escape(split)), root_dir=root):

@@ -13,13 +13,13 @@ from dblrgan_mm.errors import UserError
 
 
 def frame_paths(folder: Path) -> list[Path]:
-    """The images in a folder, in numerical order."""
+    """Return the images in a folder, in numerical order."""
     paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != '.']
     return sorted(paths, key=lambda path: ([int(n) for n in re.findall(r'\d+', path.stem)], path))
 
 
 def expand(source: Path) -> list[Path]:
-    """The sources that a path stands for: itself, or the videos or folders of frames inside it."""
+    """Return the sources a path stands for: itself, or the videos and frame folders inside it."""
     if not source.exists():
         raise UserError(f'{source}: no such file or folder; check the path')
     if not source.is_dir():
@@ -29,19 +29,20 @@ def expand(source: Path) -> list[Path]:
     folders = [p for p in inside if p.is_dir() and frame_paths(p)]
     images = frame_paths(source)
     if images and videos:
-        raise UserError(f'{source}: holds images and videos; give those that are meant')
+        raise UserError(f'{source}: contains both images and videos; give only the ones to use')
     if not images + videos + folders:
-        raise UserError(f'{source}: no images or videos in this folder; give the one that has them')
+        raise UserError(f'{source}: no images or videos in this folder; give a folder with some')
     return [source] if images else videos + folders
 
 
 def decode(source: Path) -> Iterator[tuple[float | None, Callable[[], np.ndarray]]]:
-    """Yield each frame's time in seconds, None in a folder, and a function that gives the frame.
+    """Yield the time of each frame in seconds, and a function that loads the frame.
 
-    Frames are uint8 (h, w, 3), BGR. Those that are not asked for cost little.
+    Times are None for a folder. Frames are uint8 (h, w, 3), BGR. A frame that is not loaded costs
+    little.
 
     Raises:
-        UserError: The source is no video, or its end is missing.
+        UserError: The source is not a video, is damaged, or ends too early.
     """
     if source.is_dir():
         for path in frame_paths(source):
@@ -54,7 +55,7 @@ def decode(source: Path) -> Iterator[tuple[float | None, Callable[[], np.ndarray
         yield frame.time, functools.partial(to_array, frame, 'bgr24')
     if video.faults:
         raise UserError(
-            f'{video.faults[0]}; copy it again, or stay within what is there with --start and '
+            f'{video.faults[0]}; copy it again, or use only the intact part, with --start and '
             '--count'
         )
 

@@ -1,4 +1,4 @@
-"""Reading video files with PyAV."""
+"""Read video files with PyAV."""
 
 import os
 import re
@@ -14,47 +14,47 @@ from dblrgan_mm.errors import UserError
 
 VIDEO_SUFFIXES = ('.mp4', '.mov', '.m4v', '.avi', '.mkv', '.webm', '.mts', '.m2ts', '.ts', '.mpg')
 
-# of FFmpeg's scaler: bicubic, chroma at full width, exact rounding. Luma that goes to RGB and back
-# keeps 78 dB of PSNR with it, and 46 dB without.
+# Flags of FFmpeg's scaler: bicubic, chroma at full width, accurate rounding. Luma converted to RGB
+# and back has a PSNR of 78 dB with these flags, and 46 dB without.
 EXACT = 4 | 8192 | 16384 | 262144
 
-# Seconds: time stamps that fall back by more do not merely jitter, two files were joined
+# Seconds. If time stamps jump back by more than this, it is not jitter: two files were joined.
 RESTART = 0.5
 
-# FFmpeg draws text files as pictures ('tty') and follows lists of other files and addresses
-_NO_VIDEOS = {'tty', 'concat', 'hls', 'dash', 'lavfi', 'image2', 'srt', 'ass', 'webvtt'}
+# FFmpeg renders text files as pictures ('tty') and follows lists of other files and URLs
+_NON_VIDEO_FORMATS = {'tty', 'concat', 'hls', 'dash', 'lavfi', 'image2', 'srt', 'ass', 'webvtt'}
 
 
 def open_container(path: Path) -> Any:
-    """Open a video with PyAV, local files alone.
+    """Open a video with PyAV. Only local files are accepted.
 
     Raises:
-        UserError: it is missing, or no video that FFmpeg can read.
+        UserError: the file is missing, or is not a video that FFmpeg can read.
     """
-    import av  # who reads folders does without it
+    import av  # here, because folders of frames can be read without it
 
     if not path.is_file():
         raise UserError(f'{path}: no such file; check the path')
     try:
-        # absolute: FFmpeg takes what stands before a colon for a protocol
+        # absolute, because FFmpeg interprets text before a colon as a protocol
         container = av.open(
             os.path.abspath(path),
             options={'protocol_whitelist': 'file'},
             metadata_errors='replace',
         )
     except (av.FFmpegError, ValueError, OSError) as error:
-        told = getattr(error, 'strerror', None) or type(error).__name__
+        reason = getattr(error, 'strerror', None) or type(error).__name__
         raise UserError(
-            f'{path}: not a video that can be read ({told}); give a video or a folder of frames'
+            f'{path}: not a video that can be read ({reason}); give a video or a folder of frames'
         ) from error
-    if _NO_VIDEOS & set(container.format.name.split(',')):
+    if _NON_VIDEO_FORMATS & set(container.format.name.split(',')):
         container.close()
         raise UserError(f'{path}: not a video; give a video or a folder of frames')
     return container
 
 
 def video_stream(container: Any, path: Path) -> Any:
-    """The stream of moving pictures; cover art does not count."""
+    """Return the first video stream that is not cover art."""
     from av.stream import Disposition
 
     for stream in container.streams.video:
@@ -65,18 +65,18 @@ def video_stream(container: Any, path: Path) -> Any:
 
 @dataclass(frozen=True)
 class Format:
-    """What a video is like, as it is shown: after rotation.
+    """The format of a video as displayed, that is, after rotation.
 
     Attributes:
-        width, height: pixels.
-        rate: frames per second on average.
-        time_base: unit of the time stamps, seconds.
-        bits: of a colour value as stored, 8 to 16.
-        chroma: sampling, '420', '422' or '444'; RGB counts as '444'.
-        aspect: width of a pixel by its height.
-        tags: colorspace, color_range, color_primaries, color_trc, FFmpeg's numbers.
-        alpha: whether there is a channel of transparency.
-        interlaced: whether frames are made of two fields.
+        width, height: in pixels.
+        rate: average number of frames per second.
+        time_base: unit of the time stamps, in seconds.
+        bits: bits per stored colour value, 8 to 16.
+        chroma: chroma subsampling, '420', '422' or '444'; RGB counts as '444'.
+        aspect: width of a pixel divided by its height.
+        tags: colorspace, color_range, color_primaries and color_trc, as FFmpeg's numbers.
+        alpha: whether there is an alpha channel.
+        interlaced: whether frames consist of two fields.
     """
 
     width: int
@@ -92,15 +92,15 @@ class Format:
 
 
 class Video:
-    """Decodes a video from front to end, past damaged places.
+    """Decode a video from start to end, continuing after damaged parts.
 
     Attributes:
-        frames: how many there should be, by the file's own word, estimated where it says none; 0
-            where it tells no duration of the video either.
-        read: how many were decoded so far.
-        last_duration: how long the frame that is shown last stays, in units of its time base;
-            None until it is read, and where the file does not say.
-        faults: what was found wrong so far, one sentence each.
+        frames: the number of frames that the file states, or else an estimate from its duration;
+            0 if the file states neither.
+        read: the number of frames decoded so far.
+        last_duration: how long the last frame is displayed, in units of its time base; None until
+            it has been read, or if the file does not state it.
+        faults: the faults found so far, one sentence each.
     """
 
     def __init__(self, path: Path) -> None:
@@ -115,10 +115,10 @@ class Video:
         self.last_duration: int | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield PyAV's frames.
+        """Yield PyAV frames.
 
         Raises:
-            UserError: not one can be decoded.
+            UserError: no frame can be decoded.
         """
         import av
 
@@ -134,7 +134,7 @@ class Video:
                     packet = next(packets, None)
                 except av.FFmpegError as error:
                     self.faults.append(
-                        f'{self.path}: cannot be read on after its first {self.read} frames '
+                        f'{self.path}: cannot be read beyond its first {self.read} frames '
                         f'({error.strerror})'
                     )
                     break
@@ -159,24 +159,27 @@ class Video:
                     self.read += 1
                     yield frame
         if self.read == 0:
-            told = f' ({damaged.strerror})' if damaged else ''
+            reason = f' ({damaged.strerror})' if damaged else ''
             raise UserError(
-                f'{self.path}: not a video that can be read{told}: not one frame can be decoded; '
-                'give another'
+                f'{self.path}: not a video that can be read{reason}: no frame can be decoded; give '
+                'another file'
             )
         seconds = self.read / self.rate
         if None not in (first, last):
             seconds = last - first + 1 / self.rate
-        # not the number alone: that counts frames too which an edit list in the file leaves out
+        # The number of frames alone is not enough: it includes frames that an edit list hides
         if self.read < 0.9 * self.frames and seconds < 0.9 * self.duration:
             self.faults.append(f'{self.path}: ends after {self.read} of {self.frames} frames')
 
 
 def _duration(container: Any, stream: Any) -> float:
-    """Seconds that a video stream lasts by the file's word; 0.0 if that is of its sound, too."""
+    """Return the stated duration of a video stream in seconds, or 0.0 if it is unknown.
+
+    The duration of the whole file is used only if there are no other streams, such as sound.
+    """
     if stream.duration is not None:
         return float(stream.duration * stream.time_base)
-    for key, value in stream.metadata.items():  # Matroska: when the stream ends, from 0 on
+    for key, value in stream.metadata.items():  # Matroska: end of the stream, from 0
         if key.startswith('DURATION') and (clock := re.fullmatch(r'(\d+):(\d+):([\d.]+)', value)):
             hours, minutes, seconds = (float(part) for part in clock.groups())
             end = 3600 * hours + 60 * minutes + seconds
@@ -185,7 +188,7 @@ def _duration(container: Any, stream: Any) -> float:
 
 
 def frame_format(frame: Any, rate: Fraction, aspect: Fraction | None) -> Format:
-    """The format of the video that begins with a frame of PyAV."""
+    """Return the format of a video, given its first PyAV frame."""
     stored = frame.format
     halved = stored.chroma_width(64) == 32, stored.chroma_height(64) == 32
     chroma = '444'
@@ -199,7 +202,7 @@ def frame_format(frame: Any, rate: Fraction, aspect: Fraction | None) -> Format:
     names = ('colorspace', 'color_range', 'color_primaries', 'color_trc')
     tags = {name: int(getattr(frame, name)) for name in names}
     if stored.is_rgb:
-        tags |= dict(colorspace=2, color_range=0)  # of the RGB: no word on how to store YCbCr
+        tags |= dict(colorspace=2, color_range=0)  # RGB: says nothing on storing YCbCr
     elif stored.name.startswith('yuvj'):
         tags['color_range'] = 2
     return Format(
@@ -217,15 +220,15 @@ def frame_format(frame: Any, rate: Fraction, aspect: Fraction | None) -> Format:
 
 
 def to_array(frame: Any, pixels: str, interpolation: int | None = None) -> np.ndarray:
-    """A frame of PyAV turned upright, (h, w, 3), e.g. 'rgb24' (uint8) or 'rgb48le' (uint16)."""
+    """Return a PyAV frame upright, (h, w, 3), e.g. as 'rgb24' (uint8) or 'rgb48le' (uint16)."""
     import av
 
     try:
         array = frame.to_ndarray(format=pixels, interpolation=interpolation)
     except av.FFmpegError as error:
         raise UserError(
-            f'a frame of {frame.width}x{frame.height} {frame.format.name} with the colour matrix '
-            f'{int(frame.colorspace)} of FFmpeg cannot be turned into RGB ({error.strerror}); '
+            f"a {frame.width}x{frame.height} frame in {frame.format.name} with FFmpeg's colour "
+            f'matrix {int(frame.colorspace)} cannot be converted to RGB ({error.strerror}); '
             'convert the video to BT.709 first'
         ) from error
     return np.ascontiguousarray(np.rot90(array, frame.rotation // 90))

@@ -1,4 +1,4 @@
-"""Tables, plot and picture grids of a comparison."""
+"""Tables and plot of a comparison."""
 
 import csv
 import math
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-INPUT, SHARP = 'input', 'sharp'  # rows that nothing was restored for
+INPUT, SHARP = 'input', 'sharp'  # rows without a restorer
 
 _LABELS = {
     'psnr': ('PSNR, dB', 2),
@@ -20,14 +20,14 @@ _LABELS = {
 }
 _COSTS = {
     'parameters': ('parameters, M', 1e-6, 3),
-    'macs': ('GMAC a frame', 1e-9, 2),
-    'fps': ('frames a second', 1.0, 2),
+    'macs': ('GMAC per frame', 1e-9, 2),
+    'fps': ('frames per second', 1.0, 2),
     'memory': ('memory, MB', 1e-6, 0),
 }
 
 
 def mean_scores(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Means of each score over the frames where it exists and is finite."""
+    """Return the mean of each score over the frames where it exists and is finite."""
     rows = list(rows)
     means = {}
     for score in _LABELS:
@@ -39,7 +39,7 @@ def mean_scores(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
 
 
 def summary(results: dict[str, dict], data: Sequence[str]) -> dict[str, dict]:
-    """Of each method ``cost``, or why it ``failed``, and its mean ``scores`` on each data set."""
+    """Return each method's ``cost``, or why it ``failed``, and its mean ``scores`` per data set."""
     found = {}
     for method, result in results.items():
         rows = result.get('rows', ())
@@ -49,12 +49,12 @@ def summary(results: dict[str, dict], data: Sequence[str]) -> dict[str, dict]:
 
 
 def markdown(results: dict[str, dict], data: Sequence[str]) -> str:
-    """The tables of a comparison.
+    """Return the tables of a comparison as Markdown.
 
     Args:
-        results: of each method, in order, ``rows`` (scores of frames, with 'data', 'clip' and
-            'frame') and ``cost``, as ``restoring.restore`` returns it; or ``failed``, why. Those of
-            the input are there.
+        results: for each method, in order, either ``rows`` (scores per frame, with 'data', 'clip'
+            and 'frame') and ``cost`` as ``restoring.restore`` returns it, or ``failed``, the
+            reason. Must contain the rows of the input.
         data: names of the data sets.
     """
     parts = []
@@ -113,7 +113,7 @@ def _table(lines: Iterable[Sequence[str]]) -> str:
 
 
 def write_csv(results: dict[str, dict], path: Path) -> None:
-    """One line a method and frame."""
+    """Write the scores as CSV, one line per method and frame."""
     with path.open('w', newline='', encoding='utf-8') as file:
         writer = csv.DictWriter(file, ['method', 'data', 'clip', 'frame', *_LABELS])
         writer.writeheader()
@@ -124,7 +124,7 @@ def write_csv(results: dict[str, dict], path: Path) -> None:
 
 
 def plot(results: dict[str, dict], data: Sequence[str], path: Path) -> None:
-    """PSNR against multiply-accumulates a frame, a panel for each data set."""
+    """Plot PSNR against multiply-accumulates per frame, one panel per data set."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2 * len(data), 3.8), layout='constrained')
@@ -136,7 +136,7 @@ def plot(results: dict[str, dict], data: Sequence[str], path: Path) -> None:
                 continue
             mean = mean_scores(row for row in result['rows'] if row['data'] == name)
             cost = result['cost']
-            if 'psnr' not in mean:  # all frames are restored perfectly
+            if 'psnr' not in mean:  # every frame is restored perfectly: PSNR is infinite
                 continue
             if method == INPUT:
                 axes.axhline(mean['psnr'], color='grey', linestyle='--', linewidth=1, label=method)
@@ -148,7 +148,7 @@ def plot(results: dict[str, dict], data: Sequence[str], path: Path) -> None:
             axes.set_xscale('log')
         axes.margins(0.2)
         axes.set_title(name, fontsize=10)
-        axes.set_xlabel('GMAC a frame')
+        axes.set_xlabel('GMAC per frame')
         axes.set_ylabel('PSNR, dB')
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
@@ -156,6 +156,6 @@ def plot(results: dict[str, dict], data: Sequence[str], path: Path) -> None:
 
 
 def largest_difference(frames: Sequence[np.ndarray]) -> np.ndarray:
-    """Where frames, uint8 (h, w, 3), differ most among each other: float (h, w)."""
+    """Return how much frames, uint8 (h, w, 3), differ from each other per pixel: float (h, w)."""
     stack = np.stack(frames).astype(np.float32)
     return stack.std(axis=0).mean(axis=2)

@@ -1,4 +1,4 @@
-"""Restoring whole data sets with any restorer that MMagic builds, and what that costs."""
+"""Restore whole data sets with any restorer that MMagic can build, and measure the cost."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,11 +16,11 @@ from dblrgan_mm.measuring import PeakMemory, flop_counter, now
 
 @dataclass(frozen=True)
 class Clips:
-    """A split of a data set, for a test.
+    """A split of a data set to test on.
 
     Attributes:
-        name: in the tables.
-        layout, root, split, layout_args: as of ``VideoClipDataset``; root may be a clip store.
+        name: its name in the tables.
+        layout, root, split, layout_args: as for ``VideoClipDataset``; root may be a clip store.
     """
 
     name: str
@@ -30,14 +30,14 @@ class Clips:
     layout_args: dict[str, str] = field(default_factory=dict)
 
     def load(self) -> list[Clip]:
-        """Its clips, with sharp frames; raises DatasetError."""
+        """Return its clips, with sharp frames; raises DatasetError."""
         source = clip_store if clip_store.is_store(Path(self.root)) else layouts
         return source.load_clips(self.layout, Path(self.root), self.split, **self.layout_args)
 
 
 @dataclass(frozen=True)
 class Method:
-    """A restorer: a config and a checkpoint of it (None: random weights, to measure the cost)."""
+    """A restorer: a config and its checkpoint (None: random weights, to measure the cost only)."""
 
     name: str
     config: str
@@ -45,7 +45,7 @@ class Method:
 
 
 def frame_file(folder: Path, clips: str, clip: str, frame: str) -> Path:
-    """Where a restored frame is, in the folder of its method."""
+    """Return the path of a restored frame in the folder of its method."""
     return folder / clips / clip / f'{frame}.png'
 
 
@@ -53,27 +53,27 @@ def frame_file(folder: Path, clips: str, clip: str, frame: str) -> Path:
 def restore(
     method: Method, data: list[Clips], folder: Path, device: str, tell: Callable[..., None]
 ) -> dict[str, Any]:
-    """Restore all frames of some data sets, a window or a clip at a time, and store them as PNG.
+    """Restore all frames of some data sets, one window or clip at a time, and write them as PNG.
 
-    The config's model and the pipeline of its ``test_dataloader`` are used, on other data.
+    Uses the config's model and the pipeline of its ``test_dataloader``, on the given data.
 
     Args:
-        method: what restores.
-        data: what is restored.
-        folder: where the frames go, see :func:`frame_file`.
+        method: the restorer.
+        data: the data sets to restore.
+        folder: where the frames are written, see :func:`frame_file`.
         device: where the model runs.
-        tell: called with 'frames' and their number, and with 'clip', name of data and of clip,
-            as soon as a clip is complete.
+        tell: called with 'frames' and the number of frames just restored; and, as soon as a clip
+            is complete, with 'clip', the name of the data set and the name of the clip.
 
     Returns:
-        ``parameters`` of the generator; and ``data``, for each data set under its name ``size`` of
-        the first frame, (w, h), ``macs``, multiply-accumulates a frame of that size, ``fps``,
-        frames a second of the model alone, and ``memory``, bytes that it took at most (on a CPU, of
-        the process, beyond what it had before).
+        ``parameters``, those of the generator; and ``data``, a dictionary by the name of the data
+        set with ``size``, (w, h) of the first frame; ``macs``, multiply-accumulates per frame of
+        that size; ``fps``, frames per second of the model alone; and ``memory``, its peak memory
+        in bytes (on a CPU that of the process, beyond what it had before).
 
     Raises:
-        UserError: for a config without a model or test, for a checkpoint that is not its, and
-            where it restores not all frames.
+        UserError: if the config has no model or no test data, the checkpoint does not match the
+            config, or not all frames were restored.
     """
     from mmagic.registry import DATASETS
     from mmengine.dataset import pseudo_collate
@@ -89,7 +89,7 @@ def restore(
         dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, **settings))
         names = {clip.name: clip.frames for clip in clips.load()}
         first = pseudo_collate([dataset[0]])
-        macs = count_macs(model, first)  # and warms up
+        macs = count_macs(model, first)  # also warms up
         memory = PeakMemory(place)
         seconds, frames, done = 0.0, 0, dict.fromkeys(names, 0)
         for i in range(len(dataset)):
@@ -99,7 +99,7 @@ def restore(
             seconds += now(place) - begin
             restored = sample.output.pred_img
             clip, centre = sample.metainfo['key'].rsplit('/', 1)
-            whole = restored.ndim == 4  # a clip
+            whole = restored.ndim == 4  # the model returns a whole clip
             restored = restored if whole else restored[None]
             for name, frame in zip(names[clip] if whole else [centre], restored, strict=True):
                 write_frame(frame_file(folder, clips.name, clip, name), frame)
@@ -110,7 +110,10 @@ def restore(
                 tell('clip', clips.name, clip)
         short = next((clip for clip, frames in names.items() if done[clip] != len(frames)), None)
         if short is not None:
-            raise UserError(f'{clips.name}: of clip {short} {done[short]} frames were restored')
+            raise UserError(
+                f'{clips.name}: only {done[short]} of {len(names[short])} frames of clip {short} '
+                'were restored'
+            )
         height, width = first['inputs'][0].shape[-2:]
         costs[clips.name] = dict(
             size=(width, height),
@@ -122,7 +125,7 @@ def restore(
 
 
 def build(method: Method, device: str) -> tuple[Any, torch.nn.Module]:
-    """The config and model of a method, the latter in evaluation mode on a device."""
+    """Return the config and the model of a method; the model is on the device, in eval mode."""
     from mmagic.registry import MODELS
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
@@ -134,7 +137,7 @@ def build(method: Method, device: str) -> tuple[Any, torch.nn.Module]:
 
     cfg = Config.fromfile(method.config)
     if cfg.get('model') is None or cfg.get('test_dataloader') is None:
-        raise UserError(f'{method.config} has no model, or no test_dataloader')
+        raise UserError(f'{method.config} lacks a model or a test_dataloader')
     init_default_scope('mmagic')
     model = MODELS.build(cfg.model)
     if method.checkpoint is not None:
@@ -147,14 +150,14 @@ def build(method: Method, device: str) -> tuple[Any, torch.nn.Module]:
 
 @torch.no_grad()
 def count_macs(model: torch.nn.Module, batch: dict) -> int:
-    """Multiply-accumulates of convolutions and matrix products in a test of one batch."""
+    """Count the multiply-accumulates of convolutions and matrix products in one test batch."""
     with flop_counter() as counter:
         model.test_step(batch)
     return counter.get_total_flops() // 2
 
 
 def write_frame(path: Path, frame: torch.Tensor) -> None:
-    """Write a frame (3, h, w), BGR in [0, 255], rounded, as a PNG file."""
+    """Round a frame (3, h, w), BGR in [0, 255], and write it as a PNG file."""
     image = frame.clamp(0, 255).round().byte().permute(1, 2, 0).contiguous().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), image, [cv2.IMWRITE_PNG_COMPRESSION, 1]):

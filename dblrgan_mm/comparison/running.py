@@ -1,4 +1,4 @@
-"""Running a comparison: each method restores in a process of its own, while others score."""
+"""Run a comparison: each method restores in its own process while other processes score."""
 
 import hashlib
 import json
@@ -28,21 +28,21 @@ from dblrgan_mm.comparison.restoring import Clips, Method, frame_file, restore
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference.checkpoint import sha256
 
-Named = dict[str, dict[str, Clip]]  # clips by the name of their data set and their own
+Named = dict[str, dict[str, Clip]]  # clips by data set name and clip name
 
 
 class Comparison:
-    """Restores and scores by one method after the other, what is not done yet.
+    """Restores and scores with one method after another; skips methods that are done.
 
     Args:
-        out: folder; ``methods/<name>`` in it holds restored frames and ``result.json``.
-        data: what is restored.
-        methods: what restores.
+        out: output folder; ``methods/<name>`` in it holds restored frames and ``result.json``.
+        data: the data sets to restore.
+        methods: the restorers.
         device: where the models run.
-        workers: processes that score.
+        workers: number of scoring processes.
 
     Raises:
-        UserError: for data that are not there, and for a config that cannot be read.
+        UserError: if data are missing or a config cannot be read.
     """
 
     def __init__(
@@ -53,26 +53,26 @@ class Comparison:
         self.device = device
         self.clips: Named = {given.name: {c.name: c for c in given.load()} for given in data}
         source = self._source()
-        # told before the first one has run, should one be at fault
+        # computed up front, so that a faulty config is reported before any method runs
         self.marks = {self.folder(row): self._mark(row, source) for row in (INPUT, *methods, SHARP)}
         self.context = mp.get_context('spawn')
         self.pool = ProcessPoolExecutor(workers, self.context, initializer=_prepare_scoring)
 
     @property
     def frames(self) -> int:
-        """Frames that each method restores."""
+        """Number of frames that each method restores."""
         return sum(len(clip.frames) for named in self.clips.values() for clip in named.values())
 
     def result(self, method: Method | str, advance: Callable[[int], None]) -> dict[str, Any]:
-        """The result of a method, of an earlier run if it is of the same.
+        """Return the result of a method; reuses a stored result with the same fingerprint.
 
         Args:
-            method: what restores; or 'input' or 'sharp', the clips as they are.
-            advance: called with a number of frames, as soon as those are done.
+            method: the restorer; or 'input' or 'sharp' for the unchanged clips.
+            advance: called with a number of frames as soon as these are done.
 
         Returns:
-            ``rows``, scores of all frames with 'data', 'clip' and 'frame', and ``cost``; or
-            ``failed``, why.
+            ``rows``, the scores of all frames with 'data', 'clip' and 'frame', and ``cost``; or
+            ``failed``, the reason.
         """
         folder = self.folder(method)
         mark = self.marks[folder]
@@ -111,13 +111,13 @@ class Comparison:
             )
             child.start()
             while cost is None:
-                alive = child.is_alive()  # before the last look
+                alive = child.is_alive()  # read before the queue, to miss no last message
                 try:
                     kind, *values = messages.get(timeout=1)
                 except queue.Empty:
                     if alive:
                         continue
-                    killed = ' (killed, for want of memory?)' if child.exitcode == -9 else ''
+                    killed = ' (killed, perhaps out of memory)' if child.exitcode == -9 else ''
                     return dict(failed=f'its process ended with code {child.exitcode}{killed}')
                 if kind == 'failed':
                     child.join()
@@ -125,7 +125,7 @@ class Comparison:
                 if kind == 'frames':
                     advance(*values)
                 elif kind == 'clip' and self.device == 'cpu':
-                    complete.append(values)  # whose scoring would slow what is measured
+                    complete.append(values)  # scoring it now would slow the measured restoring
                 elif kind == 'clip':
                     score(*values)
                 else:
@@ -147,11 +147,11 @@ class Comparison:
         return dict(rows=rows, cost=cost)
 
     def folder(self, method: Method | str) -> Path:
-        """What is stored of a method, or of one of that name."""
+        """Return the folder of a method, given itself or its name."""
         return self.out / 'methods' / (method if isinstance(method, str) else method.name)
 
     def places(self, method: Method | str, given: str, clip: str) -> list[str]:
-        """Where the frames of a clip are: restored ones, or the blurry or sharp ones."""
+        """Return the places of a clip's frames: restored ones, or its own for INPUT and SHARP."""
         found = self.clips[given][clip]
         if method in (INPUT, SHARP):
             return list(found.blurry if method == INPUT else found.sharp)
@@ -159,8 +159,11 @@ class Comparison:
         return [str(frame_file(folder, given, clip, frame)) for frame in found.frames]
 
     def draw_grids(self, rows: list[str], count: int) -> None:
-        """The middle frame of some clips as input, by each method, and sharp, with a crop of where
-        the methods differ most, into ``grids/``."""
+        """Draw grids of some clips into ``grids/``.
+
+        A grid shows the middle frame of a clip: the input, each method and sharp, each with a crop
+        of the region where the methods differ most.
+        """
         from dblrgan_mm.engine.visualizer import compare_frames
 
         for given, named in self.clips.items():
@@ -174,7 +177,7 @@ class Comparison:
                 cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
     def _source(self) -> list[Any]:
-        """What every result depends on: the frames, as size and time of their files."""
+        """Return what every result depends on: the frames, by size and time of their files."""
         parts: list[Any] = [[vars(given) for given in self.data], lpips_weights().is_file()]
         for named in self.clips.values():
             for clip in named.values():
@@ -186,12 +189,12 @@ class Comparison:
         return parts
 
     def _mark(self, method: Method | str, source: list[Any]) -> str:
-        """A digest of what a result depends on: its source, config, checkpoint, device."""
+        """Return a digest of what a result depends on: source, config, checkpoint and device."""
         parts = list(source)
         if isinstance(method, Method):
             try:
                 config = Config.fromfile(method.config, import_custom_modules=False)
-            except Exception as error:  # a config is a program
+            except Exception as error:  # a config is Python code and may raise anything
                 raise UserError(f'{method.config}: {_first_line(error)}') from error
             parts += [self.device, config.to_dict()]
             parts.append(method.checkpoint and sha256(Path(method.checkpoint)))
@@ -200,24 +203,24 @@ class Comparison:
 
 
 def _clear(folder: Path) -> None:
-    """Make a folder anew; what another program made is left alone, with a UserError."""
+    """Empty or create a folder; raises UserError if another program made it."""
     mark = folder / 'made_by_compare'
     if folder.exists() and not mark.is_file():
-        raise UserError(f'{folder} exists, and is no result of a comparison; choose another OUT')
+        raise UserError(f'{folder} was not made by a comparison; choose another OUT')
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     mark.touch()
 
 
 def _prepare_scoring() -> None:
-    """Of a process that scores: the others want the processors, too."""
+    """Initialise a scoring process: one thread, as the processes share the CPU cores."""
     _end_with_parent()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
 
 
 def _end_with_parent() -> None:
-    """Have this process end when its parent was killed, and can tell it nothing any more."""
+    """End this process when its parent dies, even if the parent was killed."""
     parent = mp.parent_process()
 
     def wait() -> None:
@@ -233,7 +236,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _restore(method: Method, data: list[Clips], folder: Path, device: str, messages: Any) -> None:
-    """The process that restores."""
+    """Restore with a method; runs in its own process and reports by ``messages``."""
     _end_with_parent()
 
     def tell(*message: Any) -> None:
@@ -241,12 +244,12 @@ def _restore(method: Method, data: list[Clips], folder: Path, device: str, messa
 
     try:
         tell('cost', restore(method, data, folder, device, tell))
-    except Exception as error:  # whatever a foreign network raises becomes its row
+    except Exception as error:  # any error of a third-party network becomes its row
         tell('failed', _first_line(error))
 
 
 def score_one(given: str, clip: Clip, places: list[str]) -> list[dict[str, Any]]:
-    """The scores of a clip whose restored frames are at some places."""
+    """Return the scores of a clip whose restored frames are stored at ``places``."""
     from dblrgan_mm.comparison.scores import score_clip
 
     scores = score_clip(map(read_any, places), map(read_any, clip.sharp))
@@ -257,18 +260,18 @@ def score_one(given: str, clip: Clip, places: list[str]) -> list[dict[str, Any]]
 
 
 def read_any(place: str) -> np.ndarray:
-    """A frame of an image file or a clip store, uint8 (h, w, 3), RGB."""
+    """Read a frame of an image file or a clip store: uint8 (h, w, 3), RGB."""
     return clip_store.map_frame(place) if clip_store.is_place(place) else read_frame(place)
 
 
 def _spread(clips: list[Clip], count: int) -> list[Clip]:
-    """Some of the clips, from all over the list."""
+    """Return at most ``count`` clips, spread evenly over the list."""
     count = min(count, len(clips))
     return [clips[round(i * (len(clips) - 1) / max(1, count - 1))] for i in range(count)]
 
 
 def _stored(path: Path, mark: str) -> dict | None:
-    """The result of an earlier run, if it is of the same."""
+    """Return the stored result of an earlier run if its fingerprint matches."""
     try:
         result = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Scores of restored frames against sharp ones, the same for every restorer."""
+"""Score restored frames against sharp ones, in the same way for every restorer."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -20,7 +20,7 @@ from dblrgan_mm.evaluation.warping_error import motion, warping_error
 def score_clip(
     restored: Iterable[np.ndarray], sharp: Iterable[np.ndarray]
 ) -> list[dict[str, float]]:
-    """Scores of each frame of a clip.
+    """Return the scores of each frame of a clip.
 
     Args:
         restored: frames in order, uint8 (h, w, 3), RGB.
@@ -29,11 +29,13 @@ def score_clip(
     Returns:
         For each frame
 
-        - ``psnr``, ``psnr_y``: MMagic's, dB, of RGB and of BT.601's luma (16 to 235, as of MATLAB);
-        - ``ssim``: MMagic's, as of the MATLAB code of Wang et al. 2004, mean of RGB;
-        - ``ssim_skimage``: scikit-image's with the same window (Gaussian of 1.5), whole frame;
-        - ``lpips``: of Zhang et al. 2018, AlexNet, where its weights are on this machine;
-        - ``warping_error``: in 1e-3, against the next frame; not of the last one.
+        - ``psnr``, ``psnr_y``: MMagic's PSNR in dB, of RGB and of BT.601 luma (16 to 235, as in
+          MATLAB);
+        - ``ssim``: MMagic's SSIM, as in the MATLAB code of Wang et al. 2004, mean over RGB;
+        - ``ssim_skimage``: scikit-image's SSIM with the same window (Gaussian, sigma 1.5), over
+          the whole frame;
+        - ``lpips``: of Zhang et al. 2018, with AlexNet; only if its weights are on this machine;
+        - ``warping_error``: in 1e-3, against the next frame; absent for the last frame.
     """
     perceptual = lpips_distance()
     scores: list[dict[str, float]] = []
@@ -56,7 +58,7 @@ def score_clip(
 
 
 def ssim_skimage(first: np.ndarray, second: np.ndarray) -> float:
-    """scikit-image's structural similarity of two frames, uint8 (h, w, 3)."""
+    """Return scikit-image's structural similarity of two frames, uint8 (h, w, 3)."""
     from skimage.metrics import structural_similarity
 
     return float(
@@ -74,9 +76,9 @@ def ssim_skimage(first: np.ndarray, second: np.ndarray) -> float:
 
 @functools.cache
 def lpips_distance() -> Callable[[np.ndarray, np.ndarray], float] | None:
-    """LPIPS of two frames, uint8 (h, w, 3); None where AlexNet's weights are not at hand.
+    """Return a function that computes the LPIPS of two frames, uint8 (h, w, 3).
 
-    They are where torch keeps downloads; this downloads nothing.
+    Returns None if AlexNet's weights are not in torch's download cache. Downloads nothing.
     """
     if not lpips_weights().is_file():
         return None

@@ -1,4 +1,4 @@
-"""The video-clip data set and its transforms, registered in MMagic's registries."""
+"""The video clip data sets and their transforms, registered in MMagic's registries."""
 
 from dblrgan_mm.datasets.clip_places import ClipPlacesDataset
 from dblrgan_mm.datasets.degradations import CameraNoise, RandomClipCompression

@@ -1,4 +1,4 @@
-"""Places of training crops, for clips that are kept on the device."""
+"""Places of training crops, for clips held in device memory."""
 
 import logging
 from pathlib import Path
@@ -20,27 +20,27 @@ from dblrgan_mm.errors import DatasetError
 
 @DATASETS.register_module()
 class ClipPlacesDataset(Dataset):
-    """Says where crops are, and leaves it to ``ClipsOnDevicePreprocessor`` to cut them. Ours.
+    """Draws the places of crops, which ``ClipsOnDevicePreprocessor`` then cuts. Ours.
 
-    An item has ``places``, candidates (k, 6) as described in ``dblrgan_mm.clips.device_clips``,
-    int64, ``noise`` (k,), float32, and ``crop_size``. The first candidate is in the window that is
-    asked for, the others are in windows that are drawn at random; all frames of a window lie within
-    its clip. Crop, mirroring, transposition and direction of time are drawn, too.
-    Batches are joined by ``collate_fn=dict(type='default_collate')``.
+    An item has the keys ``places``, (k, 6), int64, the candidates, as described in
+    ``dblrgan_mm.clips.device_clips``; ``noise``, (k,), float32; and ``crop_size``. The first
+    candidate lies in the requested window, the others lie in random windows. All frames of a window
+    belong to one clip. Crop position, mirroring, transposition and time direction are random, too.
+    Use ``collate_fn=dict(type='default_collate')`` to form batches.
 
     Args:
         data_root: a clip store.
-        split: its part.
-        crop_size: rows and columns of a crop.
-        candidates: places to choose from; 1 keeps the window that is asked for.
-        num_frames: frames in a window, odd.
-        layout, layout_args: what the store was made from, as of ``VideoClipDataset``.
+        split: the split to use.
+        crop_size: height and width of a crop.
+        candidates: number of places to choose from; 1 keeps the requested window.
+        num_frames: frames per window, odd.
+        layout, layout_args: what the store was made from, as in ``VideoClipDataset``.
 
     Raises:
-        ValueError: for an argument outside of these.
-        DatasetError: if the folder is no clip store, a clip has no sharp frames, or all clips are
-            shorter than a window or smaller than a crop. Single ones are left out, and named in
-            the log.
+        ValueError: for an invalid argument.
+        DatasetError: if the folder is not a clip store, a clip has no sharp frames, or every clip
+            is shorter than a window or smaller than a crop. If only some clips are too short or too
+            small, they are skipped and named in the log.
     """
 
     metainfo = dict(dataset_type='video_clip', task_name='video_deblurring')
@@ -67,7 +67,7 @@ class ClipPlacesDataset(Dataset):
         self.candidates = candidates
         reach = num_frames // 2
         windows, left_out = [], []
-        self.sizes = []  # rows and columns of each clip's frames
+        self.sizes = []  # height and width of each clip's frames
         entries = stored_shapes(Path(data_root), split, layout, layout_args or {})
         for i, (name, entry) in enumerate(entries.items()):
             _, length, height, width, _ = entry['shape']
@@ -84,14 +84,14 @@ class ClipPlacesDataset(Dataset):
             )
             if not windows:
                 raise DatasetError(f'{message}. Set a smaller crop_size, or use other clips.')
-            print_log(f'{message}. They are left out.', 'current', logging.WARNING)
+            print_log(f'{message}. They are skipped.', 'current', logging.WARNING)
         self.windows = np.array(windows)
 
     def __len__(self) -> int:
         return len(self.windows)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        # NumPy's global generator is the one that is seeded for each sample
+        # NumPy's global generator is used because it is seeded for each sample
         draw = np.random.randint
         chosen = [index, *draw(len(self), size=self.candidates - 1).tolist()]
         code, step = draw(8), 2 * draw(2) - 1

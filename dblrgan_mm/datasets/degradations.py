@@ -1,6 +1,6 @@
-"""What a camera does to a blurry frame after the exposure: noise, and video compression.
+"""Degradations that a camera adds to a blurry frame after the exposure: noise and compression.
 
-For single pictures there is MMagic's ``RandomJPEGCompression``.
+For single images, use MMagic's ``RandomJPEGCompression``.
 """
 
 import io
@@ -24,20 +24,21 @@ from dblrgan_mm.clips.videos import EXACT
 class CameraNoise(BaseTransform):
     """Adds shot and read noise to frames, in linear light.
 
-    A sensor counts photons before the camera applies its tone curve, so the noise is added between
-    decoding and encoding the sRGB curve (Rim et al., "Realistic Blur Synthesis for Learning Image
-    Deblurring", ECCV 2022). With x the amount of light in [0, 1], the variance of the noise is
-    ``shot ** 2 * x + read ** 2``. Both are drawn once per window.
+    A sensor counts photons before the camera applies its tone curve. The noise is therefore added
+    after decoding the sRGB curve and before encoding it again (Rim et al., "Realistic Blur
+    Synthesis for Learning Image Deblurring", ECCV 2022). For an amount of light x in [0, 1], the
+    variance of the noise is ``shot ** 2 * x + read ** 2``. ``shot`` and ``read`` are drawn once per
+    window.
 
     Args:
-        keys: names of the frames, arrays (h, w, 3) or lists of them, uint8.
-        shot: range of the shot noise's standard deviation at full light.
-        read: range of the read noise's standard deviation.
-        prob: share of the windows that get noise.
+        keys: names of the frames, uint8 arrays (h, w, 3) or lists of them.
+        shot: range of the standard deviation of the shot noise at full light.
+        read: range of the standard deviation of the read noise.
+        prob: fraction of windows that get noise.
 
     Raises:
-        ValueError: for a range that is not ``0 <= low <= high``, a share outside of [0, 1], and
-            windows without sharp frames.
+        ValueError: if a range does not satisfy ``0 <= low <= high``, ``prob`` is outside [0, 1], or
+            a window has no sharp frames.
     """
 
     def __init__(
@@ -75,20 +76,20 @@ class CameraNoise(BaseTransform):
 
 @TRANSFORMS.register_module()
 class RandomClipCompression(RandomVideoCompression):
-    """MMagic's ``RandomVideoCompression`` at a drawn quality, for today's PyAV.
+    """MMagic's ``RandomVideoCompression`` with a random quality, for current versions of PyAV.
 
-    MMagic's fails with PyAV 10 and later (``pict_type = 'NONE'``). It sets a bit rate, of which
-    the quality depends on the size of the crop and on its motion; this one sets the constant rate
+    MMagic's version fails with PyAV 10 and later (``pict_type = 'NONE'``). It sets a bit rate, so
+    its quality depends on the size and the motion of the crop. This version sets the constant rate
     factor of H.264, as cameras and players do. Frames stay uint8.
 
     Args:
-        keys: names of the frames, lists of arrays (h, w, 3), uint8, RGB, with even h and w.
+        keys: names of the frames, lists of uint8 arrays (h, w, 3), RGB, with even h and w.
         crf: range of the constant rate factor; 18 is hard to tell from the source, 28 is coarse.
-        prob: share of the windows that are compressed.
+        prob: fraction of windows that are compressed.
 
     Raises:
-        ValueError: for a range that is not ``0 <= low <= high <= 51``, a share outside of [0, 1],
-            frames with odd sides, and windows without sharp frames.
+        ValueError: if the range does not satisfy ``0 <= low <= high <= 51``, ``prob`` is outside
+            [0, 1], frames have an odd height or width, or a window has no sharp frames.
     """
 
     def __init__(
@@ -114,17 +115,19 @@ class RandomClipCompression(RandomVideoCompression):
 
         height, width = imgs[0].shape[:2]
         if height % 2 or width % 2:
-            raise ValueError(f'H.264 takes even sides, the frames have {width}x{height} pixels')
+            raise ValueError(
+                f'H.264 needs an even width and height, but the frames have {width}x{height} pixels'
+            )
         low, high = self.params['crf']
         crf = int(np.random.randint(low, high + 1))  # noqa: NPY002  (seeded for each sample)
         buffer = io.BytesIO()
-        to_yuv, to_rgb = VideoReformatter(), VideoReformatter()  # a frame's own starts anew
+        to_yuv, to_rgb = VideoReformatter(), VideoReformatter()  # shared by all frames
         exact = dict(interpolation=EXACT, threads=1)
         with av.open(buffer, 'w', 'matroska') as container:
             stream = container.add_stream('libx264', rate=25)
             stream.width, stream.height, stream.pix_fmt = width, height, 'yuv420p'
             stream.options = dict(crf=str(crf), preset='veryfast', bf='0')
-            stream.codec_context.thread_count = 1  # the same result on every machine
+            stream.codec_context.thread_count = 1  # same result on every machine
             for frame in imgs:
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format='rgb24')
                 container.mux(stream.encode(to_yuv.reformat(frame, format='yuv420p', **exact)))
@@ -139,9 +142,9 @@ class RandomClipCompression(RandomVideoCompression):
 
 
 def require_sharp(results: dict) -> None:
-    """Raise a ValueError unless a window has the sharp frames that a degraded one is held to."""
+    """Raise a ValueError unless a window has sharp frames, the targets of the degraded frames."""
     if 'gt' not in results:
         raise ValueError(
-            'degradations are for training on pairs, and this window has no sharp frames: load '
-            "them before with LoadClipFrames(key='gt'), or leave the degradations out"
+            'degradations are for training on pairs, but this window has no sharp frames: load '
+            "them first with LoadClipFrames(key='gt'), or remove the degradations"
         )

@@ -1,4 +1,4 @@
-"""Training crops picked where the blur is."""
+"""Training crops chosen where there is blur."""
 
 from typing import Any
 
@@ -16,28 +16,28 @@ from mmagic.registry import DATASETS
 
 @DATASETS.register_module()
 class PickedCropsDataset(Dataset):
-    """Draws several candidate crops and keeps one, blurry ones more often than sharp ones. Ours.
+    """Draws several candidate crops and keeps one, favouring blurry crops over sharp ones. Ours.
 
     Most pixels of a random crop need no change, so a network learns little from them. The first
-    candidate is the window that the sampler asks for, the others are drawn at random. With d the
+    candidate is the window that the sampler requests, the others are drawn at random. Let d be the
     mean absolute difference between the blurry and the sharp centre frame of a crop, in grey
-    levels, the candidate with the largest ``log(d + 0.3) + 0.5 g`` is kept, where g is noise with
-    a standard Gumbel distribution. So a crop is kept with a probability proportional to
-    ``(d + 0.3) ** 2`` among its candidates, and nearly sharp crops stay in.
+    levels. The candidate with the largest ``log(d + 0.3) + 0.5 g`` is kept, where g is noise with
+    a standard Gumbel distribution. Among the candidates, a crop is thus kept with a probability
+    proportional to ``(d + 0.3) ** 2``, so nearly sharp crops still occur.
 
     Args:
         dataset: config of the data set that the candidates are drawn from. Its pipeline loads and
-            crops: the items have the keys ``img`` and ``gt``, lists of frames (h, w, 3), of equal
-            size. On a clip store, two crops are read of a candidate that is not kept.
-        candidates: number of crops to choose from; 1 keeps the first.
-        pipeline: transforms of the crop that is kept.
+            crops: items must have the keys ``img`` and ``gt``, lists of frames (h, w, 3) of equal
+            size. With a clip store, only two crops are read for a candidate that is not kept.
+        candidates: number of crops to choose from; 1 always keeps the requested window.
+        pipeline: transforms applied to the crop that is kept.
 
     Raises:
-        ValueError: for less than one candidate, for a data set without sharp frames, and for one
-            that skips unreadable frames, which needs the whole pipeline.
+        ValueError: if there is less than one candidate, the data set has no sharp frames, or it
+            skips unreadable frames, which requires the whole pipeline.
 
     Attributes:
-        dataset: the data set that the candidates are drawn from, built.
+        dataset: the built data set that the candidates are drawn from.
     """
 
     def __init__(self, dataset: dict, candidates: int = 8, pipeline: list = ()) -> None:
@@ -66,7 +66,7 @@ class PickedCropsDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        # NumPy's global generator is the one that MMagic's transforms and the sampler's seeds use
+        # NumPy's global generator is seeded by the sampler and also used by MMagic's transforms
         others = np.random.randint(len(self), size=self.candidates - 1)  # noqa: NPY002
         noise = np.random.gumbel(size=self.candidates)  # noqa: NPY002
         best, kept = -np.inf, None
@@ -79,6 +79,6 @@ class PickedCropsDataset(Dataset):
 
 
 def difference(item: dict) -> float:
-    """Mean absolute difference of the blurry and the sharp centre frame, in grey levels."""
+    """Return the mean absolute difference of blurry and sharp centre frame, in grey levels."""
     blurry, sharp = (frames[len(frames) // 2] for frames in (item['img'], item['gt']))
     return cv2.norm(blurry, sharp, cv2.NORM_L1) / blurry.size

@@ -1,7 +1,7 @@
-"""Training data whose order and augmentation follow from the seed and the place alone.
+"""Training data whose order and augmentation depend only on the seed and the place of a sample.
 
-So a run can jump to any iteration without loading what came before, and gets the same batches with
-any number of worker processes. Ours.
+A run can therefore start at any iteration without loading earlier samples, and gets the same
+batches with any number of worker processes. Ours.
 """
 
 import random
@@ -21,9 +21,9 @@ from mmagic.registry import DATA_SAMPLERS
 
 
 class Place(int):
-    """An index into a data set that knows its place in the endless order of samples.
+    """An index into a data set that knows its place in the endless sequence of samples.
 
-    A plain int for whoever does not ask, such as MMagic's data sets.
+    Other code, such as MMagic's data sets, can use it as a plain int.
     """
 
     seed: int
@@ -37,16 +37,16 @@ class Place(int):
 
 @DATA_SAMPLERS.register_module()
 class ResumableSampler(Sampler):
-    """Endless permutations of a data set that can start anywhere.
+    """Samples endless permutations of a data set, starting at any place.
 
-    MMEngine's ``InfiniteSampler`` has to be run through from the beginning. Sample ``p`` of the
-    endless order is sample ``p % size`` of the permutation that ``p // size`` seeds; process ``r``
-    of ``w`` takes ``r``, ``r + w``, ``r + 2w``, ... as with MMEngine's.
+    MMEngine's ``InfiniteSampler`` can only start at the beginning. Here, sample ``p`` of the
+    endless sequence is sample ``p % size`` of the permutation seeded with ``p // size``. As in
+    MMEngine, process ``r`` of ``w`` takes samples ``r``, ``r + w``, ``r + 2w``, ...
 
     Args:
-        dataset: what is sampled.
-        shuffle: otherwise in the order of the data set, again and again.
-        seed: one for all processes; None draws one.
+        dataset: the data set to sample from.
+        shuffle: whether to shuffle; otherwise the order of the data set is repeated.
+        seed: one seed for all processes; None draws one.
     """
 
     def __init__(self, dataset: Sized, shuffle: bool = True, seed: int | None = None) -> None:
@@ -56,7 +56,7 @@ class ResumableSampler(Sampler):
         self.start(sync_random_seed() if seed is None else seed, 0)
 
     def start(self, seed: int, place: int) -> None:
-        """The next iterator begins with this place, which counts the samples of all processes."""
+        """Let the next iterator begin at this place, counted in samples of all processes."""
         self.seed, self.place = seed, place
 
     def __iter__(self) -> Iterator[Place]:
@@ -65,7 +65,7 @@ class ResumableSampler(Sampler):
         while True:
             if self.shuffle and epoch != place // self.size:
                 epoch = place // self.size
-                # NumPy keeps this generator's numbers the same in all versions
+                # this generator gives the same numbers in all versions of NumPy
                 bits = np.random.MT19937(np.random.SeedSequence((self.seed, epoch)))
                 order = np.random.RandomState(bits).permutation(self.size)
             yield Place(order[place % self.size], self.seed, place)
@@ -75,14 +75,14 @@ class ResumableSampler(Sampler):
         return self.size
 
     def set_epoch(self, epoch: int) -> None:
-        """For MMEngine's interface; the places count on."""
+        """Do nothing; MMEngine's interface requires this method. Places continue across epochs."""
 
 
 class SeededDataset(Dataset):
-    """A data set that draws its random numbers anew for each :class:`Place`.
+    """A data set that seeds the random numbers for each :class:`Place`.
 
     Args:
-        dataset: any data set; gets plain ints, and every attribute but these two is looked up in
+        dataset: any data set. It gets plain ints, and attributes not defined here are looked up in
             it.
     """
 
@@ -98,13 +98,13 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        if name == 'dataset':  # looked up by copy and pickle before there is one
+        if name == 'dataset':  # copy and pickle look it up before it exists
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
 
 def seed_everything(*key: int) -> None:
-    """Seed Python's, NumPy's and torch's random numbers by a hash of whole numbers from 0 on."""
+    """Seed the random numbers of Python, NumPy and torch with a hash of non-negative integers."""
     words = np.random.SeedSequence(key).generate_state(4)
     random.seed(int(words[0]))
     np.random.seed(words[1])  # noqa: NPY002  (MMagic's transforms draw from it)

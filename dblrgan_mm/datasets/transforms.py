@@ -1,4 +1,4 @@
-"""The transforms that MMagic lacks; flips, transposition, reversal and crops are MMagic's."""
+"""Loading and cropping of clips; use MMagic's flips, transposition and time reversal."""
 
 import cv2
 import numpy as np
@@ -18,18 +18,18 @@ from dblrgan_mm.clips.frames import AS_STORED, require_8_bit_colour
 class LoadClipFrames(LoadImageFromFile):
     """MMagic's ``LoadImageFromFile`` for clips, from image files or a clip store.
 
-    MMagic's fails on an unreadable image with "'NoneType' object has no attribute 'ndim'", turns
-    grey and 16-bit images into 8-bit colour in silence, and lets frames of different sizes pass.
-    Arguments, keys and results are the same; frames are (h, w, 3), uint8 by default, in the
-    channel order asked for ('rgb' in this project's configs, where MMagic's default is 'bgr').
+    MMagic's version fails on an unreadable image with "'NoneType' object has no attribute 'ndim'",
+    silently converts grey and 16-bit images to 8-bit colour, and accepts frames of different sizes.
+    Arguments, keys and results are the same. Frames are (h, w, 3), uint8 by default, in the
+    requested channel order ('rgb' in this project's configs; MMagic's default is 'bgr').
 
-    Frames of a clip store are mapped into memory: of a frame that is cropped next, the crop alone
-    is read. The store holds RGB, so another order reads and copies whole frames.
+    Frames of a clip store are memory-mapped: if the next transform crops the frame, only the crop
+    is read. The store holds RGB, so another channel order reads and copies whole frames.
 
     Raises:
-        ValueError: for an image that cannot be decoded, is grey or has more than 8 bits, for a
-            damaged file of a clip store, and for frames of one window, blurry or sharp, that
-            differ in size.
+        ValueError: if an image cannot be decoded, is grey or has more than 8 bits per channel, if
+            a clip store file is damaged, or if frames of one window, blurry or sharp, differ in
+            size.
     """
 
     def __init__(self, key: str, **kwargs) -> None:
@@ -40,21 +40,21 @@ class LoadClipFrames(LoadImageFromFile):
         if clip_store.is_place(filename):
             if self.color_type != 'color':
                 raise ValueError(
-                    f"a clip store holds colour, so color_type must be 'color', not "
+                    f"a clip store holds colour frames, so color_type must be 'color', not "
                     f'{self.color_type!r}'
                 )
             frame = clip_store.map_frame(filename)
             return frame if self.channel_order == 'rgb' else np.ascontiguousarray(frame[..., ::-1])
         color_type = self.color_type
         try:
-            if self._checked:  # decoded to 8-bit colour, a frame would hide that it is not
+            if self._checked:  # decoding to 8-bit colour would hide other formats
                 self.color_type = AS_STORED
             image = super()._load_image(filename)
         except FileNotFoundError:
-            raise ValueError(f'{filename} has vanished since the data set was listed') from None
+            raise ValueError(f'{filename} was removed after the data set was listed') from None
         except OSError as error:
             raise ValueError(f'{filename} cannot be read ({error})') from error
-        except cv2.error:  # for an empty file, and for any where RGB is asked for
+        except cv2.error:  # for an empty file; for any undecodable one if RGB is requested
             image = None
         finally:
             self.color_type = color_type
@@ -68,24 +68,24 @@ class LoadClipFrames(LoadImageFromFile):
         shapes, paths = results[f'ori_{self.key}_shape'], results[f'{self.key}_path']
         if not isinstance(paths, list):
             shapes, paths = [shapes], [paths]
-        # sharp frames are held against the blurry ones where those were loaded before
+        # compare sharp frames with the blurry ones if those were loaded before
         expected = results.get('ori_img_shape', shapes)
         expected = expected[0] if isinstance(expected, list) else expected
         for shape, path in zip(shapes, paths, strict=False):
             if shape != expected:
                 raise ValueError(
-                    f'{path} has {shape[1]}x{shape[0]} pixels, other frames of its clip have '
-                    f'{expected[1]}x{expected[0]}. Frames of a clip must be of equal size.'
+                    f'{path} has {shape[1]}x{shape[0]} pixels, but other frames of its clip have '
+                    f'{expected[1]}x{expected[0]}. All frames of a clip must have the same size.'
                 )
         return results
 
 
 @TRANSFORMS.register_module()
 class ClipRandomCrop(PairedRandomCrop):
-    """MMagic's ``PairedRandomCrop`` of a window's blurry and sharp frames, which are of one size.
+    """MMagic's ``PairedRandomCrop`` for a window's blurry and sharp frames, which have equal size.
 
-    Knows that the scale is 1, where MMagic's needs ``SetValues`` before it. Says that a crop is
-    too large in a line, where MMagic's lists the path of every frame.
+    The scale is fixed to 1, whereas MMagic's version needs ``SetValues`` before it. If the crop is
+    too large, the message is one line, whereas MMagic's lists the path of every frame.
 
     Raises:
         ValueError: if the crop is larger than the frames.
@@ -98,6 +98,6 @@ class ClipRandomCrop(PairedRandomCrop):
             raise ValueError(
                 f'the crop of {self.gt_patch_size}x{self.gt_patch_size} pixels is larger than the '
                 f'frames of {width}x{height}: set gt_patch_size to at most {min(height, width)}, '
-                'or leave the clip out'
+                'or remove the clip'
             )
         return super().transform({**results, 'scale': 1})

@@ -1,4 +1,4 @@
-"""The data set of video clips: windows of blurry frames and their sharp frames."""
+"""The video clip data set: windows of blurry frames and the matching sharp frames."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,57 +16,58 @@ from dblrgan_mm.clips import clip_store, layouts
 from dblrgan_mm.clips.clip import Clip
 from dblrgan_mm.errors import DatasetError
 
-_MAX_SKIPPED = 100  # windows in the place of one another: then the data set is at fault
+_MAX_SKIPPED = 100  # windows skipped for one item; after that, loading fails
 
 
 @DATASETS.register_module()
 class VideoClipDataset(BaseDataset):
     """Windows of consecutive frames, each within one clip.
 
-    Reads a benchmark's own folders, with any image type and numbering, or a clip store made from
-    them. Before training starts it has compared the blurry and sharp frames of every clip by
-    number. An item holds what MMagic's transforms expect:
+    The frames come from a benchmark's own folders, with any image type and numbering, or from a
+    clip store made from them. The blurry and sharp frames of every clip are matched by number
+    before training starts. An item holds what MMagic's transforms expect:
 
     - ``img_path``: the ``num_frames`` blurry frames of the window, in order;
-    - ``gt_path``: a list of the sharp centre frame (``gt='centre'``), or of all sharp frames of
+    - ``gt_path``: a list with the sharp centre frame (``gt='centre'``), or with all sharp frames of
       the window (``gt='window'``, for a discriminator that judges clips); absent if ``gt`` is
       None;
     - ``key``: '<clip>/<name of the centre frame>';
-    - ``middle_of_clip``: whether the centre frame is the middle one of its clip;
+    - ``middle_of_clip``: whether the centre frame is the middle centre frame of its clip;
     - ``num_input_frames`` and ``num_output_frames``.
 
     Args:
-        data_root: the data set's folder, or that of a clip store made from it, which is much
-            faster to read (docs/clip_store.md).
-        split: its part, as the layout names it: 'train' or 'test' for GoPro.
-        layout: where the frames are, a name in ``dblrgan_mm.clips.layouts.LAYOUTS``.
+        data_root: folder of the data set, or of a clip store made from it, which is much faster to
+            read (docs/clip_store.md).
+        split: the split, as the layout names it: 'train' or 'test' for GoPro.
+        layout: the folder layout, a name in ``dblrgan_mm.clips.layouts.LAYOUTS``.
         layout_args: further arguments of the layout, e.g. ``dict(blur='blur_gamma')``.
-        num_frames: frames in a window, odd; of one frame MMagic makes an image. None: each item is
-            a whole clip, for restorers that pass it from end to end, such as MMagic's BasicVSR++;
-            with ``gt='window'`` or None.
-        gt: 'centre', 'window', or None: the sharp frames are not looked for, as of clips that
-            have none.
-        padding: what stands in for frames beyond a clip's ends: 'reflection' (of 0 1 2 3 the
-            window around 0 is 2 1 0 1 2), 'replicate' (0 0 0 1 2), or None: no window reaches
-            beyond, so that a clip's first and last ``num_frames // 2`` frames are never a centre.
-            By default None where ``test_mode`` is off, and 'reflection' where it is on, so that
-            a test covers every frame exactly once.
-        centres: which frames of a clip are the centre of a window: 'all', or the 30 that DBN
-            scores on DVD, 'dbn_1based' or 'dbn_0based' (``dblrgan_mm.clips.layouts.dbn_frames``
-            says what is known of the base).
-        unreadable: what happens in training at a frame that cannot be used: 'stop', or 'skip', by
-            which another window, drawn at random, takes its place. Each item's data sample then
-            has ``skipped``, a list of messages, mostly empty, for ``UnreadableFramesHook``.
-        pipeline: transforms; the last is ``PackInputs``, or another that gives ``data_samples``,
-            where windows may be skipped.
+        num_frames: frames per window, odd. MMagic turns a window of one frame into an image. None:
+            each item is a whole clip, for restorers that process it from end to end, such as
+            MMagic's BasicVSR++; this needs ``gt='window'`` or None.
+        gt: 'centre', 'window', or None. With None, sharp frames are not searched for, so clips need
+            not have any.
+        padding: what replaces frames beyond the ends of a clip: 'reflection' (for 0 1 2 3, the
+            window around 0 is 2 1 0 1 2), 'replicate' (0 0 0 1 2), or None: windows never extend
+            beyond a clip, so its first and last ``num_frames // 2`` frames are never a centre.
+            The default, 'auto', means None if ``test_mode`` is off. If it is on, 'auto' means
+            'reflection', so that a test covers every frame exactly once.
+        centres: which frames of a clip are the centre of a window: 'all', or the 30 frames that
+            DBN is scored on for DVD, 'dbn_1based' or 'dbn_0based'
+            (``dblrgan_mm.clips.layouts.dbn_frames`` explains what is known about the base).
+        unreadable: what to do in training if a frame cannot be used: 'stop', or 'skip', which
+            replaces the window with another one drawn at random. With 'skip', the data sample of
+            each item has ``skipped``, a list of messages, usually empty, for
+            ``UnreadableFramesHook``.
+        pipeline: transforms. If windows may be skipped, the last one must be ``PackInputs`` or
+            another one that returns ``data_samples``.
         test_mode: as in MMEngine.
         **kwargs: further arguments of MMEngine's ``BaseDataset``.
 
     Raises:
-        ValueError: for an argument outside of these.
-        DatasetError: for a root without clips, and for a clip whose frames are missing, do not
-            match, are numbered with gaps or are fewer than a window; from ``__getitem__`` for a
-            frame that cannot be used. Each names the clip and, where there is one, the frame.
+        ValueError: for an invalid argument.
+        DatasetError: if the root has no clips, or if the frames of a clip are missing, do not
+            match, have gaps in their numbering or are fewer than a window; from ``__getitem__``, if
+            a frame cannot be used. Each message names the clip and, if there is one, the frame.
     """
 
     METAINFO = dict(dataset_type='video_clip', task_name='video_deblurring')
@@ -99,7 +100,9 @@ class VideoClipDataset(BaseDataset):
                 f"centres must be 'all', 'dbn_1based' or 'dbn_0based', got {centres!r}"
             )
         if num_frames is None and (gt == 'centre' or centres != 'all'):
-            raise ValueError("num_frames=None gives whole clips: set gt='window', centres='all'")
+            raise ValueError(
+                "num_frames=None gives whole clips: set gt='window' or None, and centres='all'"
+            )
         if padding == 'auto':
             padding = 'reflection' if test_mode else None
         if padding not in ('reflection', 'replicate', None):
@@ -122,7 +125,7 @@ class VideoClipDataset(BaseDataset):
         )
 
     def load_data_list(self) -> list[dict]:
-        """One entry a window, clip by clip in the order of their names."""
+        """Return one entry per window, sorted by clip name."""
         root = Path(self.data_root)
         source = clip_store if clip_store.is_store(root) else layouts
         clips = source.load_clips(
@@ -138,16 +141,16 @@ class VideoClipDataset(BaseDataset):
         margin = half if self.padding is None else 0
         if length <= 2 * margin:
             raise DatasetError(
-                f'clip {clip.name}: {length} frames are fewer than the window of '
-                f'{self.num_frames}. Remove the clip, or set num_frames or padding.'
+                f'clip {clip.name}: {length} frames are too few for a window of '
+                f'{self.num_frames}. Remove the clip, or change num_frames or padding.'
             )
         centres = range(margin, length - margin)
         if self.centres != 'all':
             wanted = layouts.dbn_frames(base=int(self.centres == 'dbn_1based'))
             if not set(wanted) <= set(centres):
                 raise DatasetError(
-                    f'clip {clip.name}: of its {length} frames, not all of the 30 that DBN scores '
-                    "can be the centre of a window. Set centres='all', or padding."
+                    f'clip {clip.name} has {length} frames, but not all of the 30 frames that DBN '
+                    "is scored on can be the centre of a window. Set centres='all', or set padding."
                 )
             centres = wanted
         windows = []
@@ -175,19 +178,19 @@ class VideoClipDataset(BaseDataset):
     def __getitem__(self, idx: int) -> dict:
         self._skipped = []
         item = super().__getitem__(idx)
-        if self.unreadable == 'skip':  # MMagic stacks data samples that have the same keys
+        if self.unreadable == 'skip':  # on every item: MMagic stacks samples with the same keys
             item['data_samples'].set_metainfo(dict(skipped=self._skipped))
         return item
 
     def prepare_data(self, idx: int) -> Any:
-        """Run the pipeline on one window; faults of the data are told with clip and frame.
+        """Run the pipeline on one window; report faults of the data with clip and frame.
 
-        None where the window is to be skipped, in whose place MMEngine draws another.
+        Return None if the window is to be skipped; MMEngine then draws another one.
         """
         data_info = self.get_data_info(idx)
         try:
             return self.pipeline(data_info)
-        except (ValueError, OSError) as error:  # the data; other errors are a transform's own
+        except (ValueError, OSError) as error:  # faults of the data, not of a transform
             clip, frame = data_info['key'].rsplit('/', 1)
             message = (
                 f'clip {clip}, window around frame {frame}: {error} '
@@ -200,7 +203,7 @@ class VideoClipDataset(BaseDataset):
 
 
 def pad_index(index: int, length: int, padding: str | None) -> int:
-    """The frame that stands at ``index`` of a clip of ``length`` frames continued by ``padding``.
+    """Return the frame at ``index`` of a clip of ``length`` frames, extended by ``padding``.
 
     Example:
         >>> [pad_index(i, 4, 'reflection') for i in range(-2, 6)]

@@ -1,4 +1,4 @@
-"""What the MMEngine runner lacks, registered in MMagic's registries."""
+"""Hooks, training loop, optimiser and visualiser for MMEngine, in MMagic's registries."""
 
 from dblrgan_mm import compat
 

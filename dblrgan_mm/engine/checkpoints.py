@@ -1,4 +1,4 @@
-"""Checkpoints of a training: written whole, found whole, loaded without running code."""
+"""Training checkpoints: written atomically, stored as plain data, checked against the model."""
 
 import contextlib
 from collections import deque
@@ -22,11 +22,11 @@ from dblrgan_mm.engine.hooks import DeferredLossesHook
 from dblrgan_mm.engine.processes import any_process, gather_buffers
 from dblrgan_mm.errors import CheckpointMismatchError, UserError
 
-HISTORY = 1000  # values of each curve that are kept; the windows of the log are shorter
+HISTORY = 1000  # number of values kept per logged quantity; the log's windows are shorter
 
 
 class WholeFileBackend(LocalBackend):
-    """MMEngine's backend of local files, with files that are written whole or not at all."""
+    """MMEngine's backend for local files, with atomic writes."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         final = Path(filepath)
@@ -39,31 +39,32 @@ register_backend('whole', WholeFileBackend, force=True)
 
 @HOOKS.register_module()
 class WholeCheckpointHook(CheckpointHook):
-    """MMEngine's ``CheckpointHook``, with checkpoints that a kill or a full disk cannot spoil.
+    """MMEngine's ``CheckpointHook``, safe against kills and full disks.
 
-    MMEngine writes in place, so that a kill leaves half a file under the final name, and deletes
-    the oldest checkpoint, and the best one, before the new one is written. Here a checkpoint gets
-    its name when it is on the disk, and what it replaces goes then. Where it cannot be written,
-    the log says so and the training goes on; the last one is kept. It is an error only if the last
-    checkpoint of a run cannot be written.
+    MMEngine writes in place, so a kill leaves a partial file under the final name. It also deletes
+    the oldest checkpoint and the best one before it writes the new one. This hook gives a
+    checkpoint its final name once it is completely on disk, and only then deletes the one it
+    replaces. If a checkpoint cannot be written, the error is logged, the previous checkpoint is
+    kept and training continues. Only the last checkpoint of a run must be written: if that fails,
+    the run ends with an error.
 
-    A checkpoint holds besides MMEngine's content:
+    In addition to MMEngine's content, a checkpoint holds:
 
-    - ``rank_buffers``: the floating-point buffers (batch statistics) of every process, where there
-      are several; the weights are stored with their mean, as they are validated. A resume with as
-      many processes gives each its own back;
-    - the log's history, its last 1000 values, as plain tensors in place of pickled objects, which
-      ``torch.load`` refuses.
+    - ``rank_buffers``, if there are several processes: the floating-point buffers (batch
+      statistics) of each process. The model's state holds their mean, which is also what is
+      validated. Resuming with the same number of processes gives each process its own buffers;
+    - the last 1000 values of the log history as plain tensors. MMEngine stores pickled objects,
+      which ``torch.load`` refuses.
 
     Args:
-        **kwargs: as of MMEngine's, for a local disk.
+        **kwargs: as in MMEngine's ``CheckpointHook``, for a local disk.
     """
 
     def __init__(self, **kwargs) -> None:
         super().__init__(**{**kwargs, 'backend_args': dict(backend='whole')})
-        self._step: int | None = None  # of the checkpoint written last
-        self._fault: OSError | None = None  # why the one after it was not
-        self._buffers: dict[str, torch.Tensor] = {}  # of all processes, while one is written
+        self._step: int | None = None  # iteration of the last checkpoint that was written
+        self._fault: OSError | None = None  # why the latest checkpoint could not be written
+        self._buffers: dict[str, torch.Tensor] = {}  # of all processes, during a save
         self._wait = False
 
     def before_train(self, runner: Runner) -> None:
@@ -71,7 +72,7 @@ class WholeCheckpointHook(CheckpointHook):
         if runner._resume and Path(runner._load_from).parent == Path(self.out_dir):
             self.last_ckpt, self._step = runner._load_from, runner.iter
         if is_main_process():
-            for part in Path(self.out_dir).glob('*.pth.part'):  # of a run that was killed
+            for part in Path(self.out_dir).glob('*.pth.part'):  # left by a killed run
                 part.unlink()
 
     def after_train(self, runner: Runner) -> None:
@@ -84,7 +85,7 @@ class WholeCheckpointHook(CheckpointHook):
         super().after_train(runner)
 
     def save_now(self, runner: Runner, iteration: int) -> None:
-        """Save after this many iterations, unless that was done; on all processes."""
+        """Save a checkpoint for this iteration unless there is one; call it on all processes."""
         if self._step != iteration:
             meta = dict(epoch=runner.epoch, iter=iteration)
             self._save_checkpoint_with_step(runner, iteration, meta)
@@ -97,7 +98,7 @@ class WholeCheckpointHook(CheckpointHook):
         for name, value in hub['runtime_info'].items():
             if isinstance(value, np.generic):
                 hub['runtime_info'][name] = value.item()
-        # a schedule's milestones are a Counter, which torch before 2.4 refuses
+        # a scheduler stores its milestones in a Counter, which torch before 2.4 refuses to load
         checkpoint['param_schedulers'] = _plain(checkpoint.get('param_schedulers'))
         if self._buffers:
             checkpoint['rank_buffers'] = self._buffers
@@ -120,14 +121,14 @@ class WholeCheckpointHook(CheckpointHook):
         for hook in runner.hooks:
             if isinstance(hook, DeferredLossesHook):
                 hook.read(runner)
-        before, outdated = list(getattr(self, 'keep_ckpt_ids', [])), []  # MMEngine's name for it
+        before, outdated = list(getattr(self, 'keep_ckpt_ids', [])), []  # set by MMEngine
         if self.max_keep_ckpts > 0 and step not in before:
             outdated = before[: max(0, len(before) + 1 - self.max_keep_ckpts)]
             self._keep(runner, [*before, step])
         folder, name = Path(self.out_dir), self.filename_tmpl.format(step)
         runner.message_hub.update_info('last_ckpt', str(folder / name))
         self._buffers = gather_buffers(runner.model)
-        with self._faults_told(runner, f'checkpoint of iteration {step}') as faults:
+        with self._log_write_errors(runner, f'checkpoint of iteration {step}') as faults:
             runner.save_checkpoint(
                 self.out_dir,
                 name,
@@ -157,7 +158,7 @@ class WholeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if not self.save_best:
             return
-        # MMEngine deletes what it finds under these names before it writes the new one
+        # hide the old paths: MMEngine deletes these files before it writes the new ones
         single = len(self.key_indicators) == 1
         before = {'': self.best_ckpt_path} if single else dict(self.best_ckpt_path_dict)
         if single:
@@ -166,8 +167,10 @@ class WholeCheckpointHook(CheckpointHook):
             self.best_ckpt_path_dict = dict.fromkeys(before)
         info = runner.message_hub.runtime_info
         noted = {key: info[key] for key in info if key.startswith(('best_score', 'best_ckpt'))}
-        self._wait = True  # MMEngine saves the last one again, on processes that know no fault
-        with self._faults_told(runner, 'best checkpoint') as faults:
+        # skip MMEngine's second save of the last checkpoint: a process with a write error does not
+        # reach it, the other processes do
+        self._wait = True
+        with self._log_write_errors(runner, 'best checkpoint') as faults:
             super()._save_best_checkpoint(runner, metrics)
         self._wait = False
         after = {'': self.best_ckpt_path} if single else dict(self.best_ckpt_path_dict)
@@ -188,7 +191,8 @@ class WholeCheckpointHook(CheckpointHook):
             self.best_ckpt_path_dict = after
         if improved and self.last_ckpt is not None:
             meta = dict(epoch=runner.epoch, iter=runner.iter)
-            self._save_checkpoint_with_step(runner, runner.iter, meta)  # it names the best one
+            # the last checkpoint records the path of the best one
+            self._save_checkpoint_with_step(runner, runner.iter, meta)
 
     @master_only
     def _remove(self, runner: Runner, outdated: list[Path]) -> None:
@@ -199,8 +203,8 @@ class WholeCheckpointHook(CheckpointHook):
                 runner.logger.error(f'{path} could not be removed ({error})')
 
     @contextlib.contextmanager
-    def _faults_told(self, runner: Runner, what: str) -> Iterator[list[OSError]]:
-        """Log that something could not be written; in the list after, on all processes."""
+    def _log_write_errors(self, runner: Runner, what: str) -> Iterator[list[OSError]]:
+        """Log an ``OSError``. On exit the yielded list holds an error on all processes."""
         faults: list[OSError] = []
         try:
             yield faults
@@ -208,18 +212,21 @@ class WholeCheckpointHook(CheckpointHook):
             faults.append(error)
             runner.logger.error(
                 f'The {what} could not be written to {self.out_dir} ({error}). '
-                f'The training goes on and tries again at the next one; {self._kept()}'
+                f'Training continues and tries again at the next checkpoint; {self._kept()}'
             )
         if any_process(bool(faults)) and not faults:
             faults.append(OSError('see the log of the main process'))
 
     def _kept(self) -> str:
-        kept = f'the last whole one is {self.last_ckpt}' if self.last_ckpt else 'there is none yet'
-        return f'{kept}. Make room, or see to the disk'
+        if self.last_ckpt:
+            kept = f'the last complete checkpoint is {self.last_ckpt}'
+        else:
+            kept = 'there is no complete checkpoint yet'
+        return f'{kept}. Free some disk space or check the disk'
 
 
 def _plain(state: Any) -> Any:
-    """Lists and dictionaries without types of their own."""
+    """Convert dictionaries and lists of any subclass to plain ones, recursively."""
     if isinstance(state, dict):
         return {key: _plain(value) for key, value in state.items()}
     return [_plain(value) for value in state] if isinstance(state, list) else state
@@ -227,14 +234,16 @@ def _plain(state: Any) -> Any:
 
 @HOOKS.register_module()
 class CheckpointMatchHook(Hook):
-    """Refuses a checkpoint whose generator, or another part, is not the model's.
+    """Refuses a checkpoint that does not match the model.
 
-    MMEngine loads what fits and warns about the rest, so that a test of the wrong checkpoint
-    prints scores of random weights. Parts other than the generator, such as the discriminator,
-    may be missing as a whole where no run is resumed: a DBLRGAN starts from a DBLRNet.
+    MMEngine loads the weights that fit and only warns about the others, so testing the wrong
+    checkpoint prints scores of random weights. Parts other than the generator, such as the
+    discriminator, may be missing completely unless a run is resumed: a DBLRGAN can start from a
+    DBLRNet.
 
     Raises:
-        CheckpointMismatchError: names what is missing, unknown or of another shape.
+        CheckpointMismatchError: if a weight is missing, unknown or of another shape; the message
+            names the first one.
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -243,26 +252,29 @@ class CheckpointMatchHook(Hook):
 
 
 def require_match(model: nn.Module, stored: Mapping[str, Any], resuming: bool = False) -> None:
-    """Raise :class:`CheckpointMismatchError` unless stored weights are the model's, as told in
-    :class:`CheckpointMatchHook`."""
+    """Raise :class:`CheckpointMismatchError` unless the stored weights match the model.
+
+    The rules are those of :class:`CheckpointMatchHook`.
+    """
     faults = []
     for name, part in model.named_children():
-        # DDP wraps the parts of a GAN one by one; checkpoints are stored without the wrappers
+        # DDP wraps each part of a GAN separately; checkpoints are stored without the wrappers
         part = part.module if is_model_wrapper(part) else part
         here = part.state_dict(prefix=f'{name}.')
         there = {key: stored[key] for key in stored if key.startswith(f'{name}.')}
         if name != 'generator' and not there and not resuming:
             continue
         faults += [
-            f'{key} is {tuple(there[key].shape)} there, {tuple(here[key].shape)} here'
+            f'{key} has shape {tuple(there[key].shape)} in the checkpoint, '
+            f'{tuple(here[key].shape)} in the model'
             for key in here
             if key in there and there[key].shape != here[key].shape
         ]
-        faults += [f'{key} is missing there' for key in here if key not in there]
-        faults += [f'{key} is unknown here' for key in there if key not in here]
+        faults += [f'{key} is missing from the checkpoint' for key in here if key not in there]
+        faults += [f'{key} is not in the model' for key in there if key not in here]
     if faults:
         raise CheckpointMismatchError(
-            f'the checkpoint is of another architecture than the config: {faults[0]}'
+            f'the checkpoint belongs to another architecture than the config: {faults[0]}'
             + (f' (and {len(faults) - 1} more)' if len(faults) > 1 else '')
-            + '. Use the config that it was trained with, or correct the model in yours.'
+            + '. Use the config that it was trained with, or correct the model in your config.'
         )

@@ -1,4 +1,4 @@
-"""Hooks for what goes wrong within a training: numbers that are not finite, unreadable frames."""
+"""Hooks for faults during training: non-finite losses and gradients, unreadable frames."""
 
 import json
 from collections.abc import Mapping
@@ -20,21 +20,21 @@ from dblrgan_mm.errors import LaunchError, UserError
 
 @HOOKS.register_module()
 class NonFiniteHook(Hook):
-    """Reports steps that a ``GuardedOptimWrapper`` skipped, and ends the run after too many.
+    """Logs the steps that a ``GuardedOptimWrapper`` skipped, and stops the run after too many.
 
-    What a skipped iteration did to the batch statistics is undone, since one value that is not
-    finite would stay in them for ever. Ours.
+    After a skipped iteration the batch statistics are restored, because a single non-finite value
+    would stay in them forever. Ours.
 
     Args:
-        max_in_a_row: the run stops after so many steps in a row that were not finite, on all
-            processes, each of which writes ``non_finite_iter_<n>_rank<r>.json`` into the work dir
-            with the names of the windows of its last batch.
-        interval: iterations after which it looks at what became of the steps, for which it waits
-            for a GPU. Above 1 the report names a range of iterations, and the model must not have
+        max_in_a_row: the run stops on all processes after this many non-finite steps in a row.
+            Each process then writes the names of the windows in its last batch to
+            ``non_finite_iter_<n>_rank<r>.json`` in the work dir.
+        interval: number of iterations between two checks of the steps; each check waits for the
+            GPU. Above 1, a log line covers a range of iterations, and the model must not have
             batch statistics.
 
     Raises:
-        UserError: at the end of such a run.
+        UserError: after ``max_in_a_row`` non-finite steps in a row.
         LaunchError: for an interval above 1 and a model with batch statistics.
     """
 
@@ -42,21 +42,21 @@ class NonFiniteHook(Hook):
         self.max_in_a_row = max_in_a_row
         self.every = interval
         self._buffers: list[torch.Tensor] = []
-        self._skipped: dict[str, int] = {}  # by player, as of the last look
+        self._skipped: dict[str, int] = {}  # per optimiser, as of the last check
 
     def before_train(self, runner: Runner) -> None:
         if self.every > 1 and any(isinstance(m, _BatchNorm) for m in runner.model.modules()):
             raise LaunchError(
                 'default_hooks.non_finite.interval must be 1 for a model with batch normalisation, '
-                f'whose statistics are restored after a step that was skipped; got {self.every}'
+                f'because its statistics are restored after a skipped step; got {self.every}'
             )
         self._skipped = {name: _sum(player) for name, player in _players(runner)}
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         players = [player for _, player in _players(runner)]
         for player in players:
-            player.forget_outcome()  # a player of a GAN may not take part
-        # no sum of gradients is pending
+            player.forget_outcome()  # one of a GAN's two optimisers may take no step
+        # no accumulated gradients are pending
         if self.every == 1 and all(player.should_update() for player in players):
             self._keep_buffers(runner)
 
@@ -73,7 +73,7 @@ class NonFiniteHook(Hook):
                 self._report(runner, name, player, data_batch, outputs)
 
     def _look_back(self, runner: Runner, data_batch: Any, outputs: Any) -> None:
-        """Report the steps that were skipped since the last look, if it is time for one."""
+        """Log the steps skipped since the last check, if a check is due."""
         iteration = runner.iter + 1
         if iteration % self.every and iteration < runner.max_iters:
             return
@@ -84,8 +84,8 @@ class NonFiniteHook(Hook):
                 continue
             whose = f' of the {name}' if name else ''
             runner.logger.warning(
-                f'Up to iteration {iteration}: loss or gradient{whose} not finite, or overflowed, '
-                f'in {skipped} of the last {self.every} iterations; those steps were skipped '
+                f'Up to iteration {iteration}: loss or gradient{whose} not finite or overflowed '
+                f'in {skipped} of the last {self.every} iterations; these steps were skipped '
                 f'({player.skipped["non-finite"]} not finite so far, {player.in_a_row} in a row)'
             )
             self._stop_if_too_many(runner, name, player, data_batch, outputs)
@@ -104,9 +104,10 @@ class NonFiniteHook(Hook):
         whose = f' of the {name}' if name else ''
         if player.outcome == 'overflow':
             runner.logger.warning(
-                f'Iteration {iteration}: the scaled gradient{whose} overflowed, as mixed precision '
-                f'lets it now and then; step skipped, loss scale now '
-                f'{player.loss_scaler.get_scale():g} ({player.skipped["overflow"]} so far)'
+                f'Iteration {iteration}: the scaled gradient{whose} overflowed (expected '
+                f'occasionally in mixed precision); step skipped '
+                f'({player.skipped["overflow"]} so far), the loss scale is now '
+                f'{player.loss_scaler.get_scale():g}'
             )
             return
         runner.logger.warning(
@@ -127,9 +128,9 @@ class NonFiniteHook(Hook):
         file.write_text(json.dumps(dict(iteration=iteration, windows=windows, losses=losses)))
         raise UserError(
             f'stopped at iteration {iteration}: loss or gradient{whose} was not finite '
-            f'{player.in_a_row} times in a row. The windows of the last batch are named in {file}. '
-            'Lower the learning rate, set clip_grad, or use bfloat16 or float32, and go on with '
-            '--resume from the last checkpoint'
+            f'{player.in_a_row} times in a row. {file} lists the windows of the last batch. '
+            'Lower the learning rate, set clip_grad, or use bfloat16 or float32, then resume from '
+            'the last checkpoint with --resume'
         )
 
 
@@ -150,7 +151,7 @@ def _copy(sources: list[torch.Tensor], targets: list[torch.Tensor]) -> None:
 
 @HOOKS.register_module()
 class UnreadableFramesHook(Hook):
-    """Counts and reports windows that ``VideoClipDataset(unreadable='skip')`` replaced."""
+    """Counts and logs the windows that ``VideoClipDataset(unreadable='skip')`` replaced."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -159,7 +160,7 @@ class UnreadableFramesHook(Hook):
         for sample in _samples(data_batch):
             for message in sample.metainfo.get('skipped', ()):
                 self._count += 1
-                # not a warning: MMEngine shows those of the main process alone
+                # not a warning, because MMEngine logs warnings of the main process only
                 runner.logger.error(f'Window skipped, {self._count} so far: {message}')
 
     def after_train(self, runner: Runner) -> None:
@@ -167,8 +168,8 @@ class UnreadableFramesHook(Hook):
         all_reduce(count)
         if count:
             runner.logger.error(
-                f'{count.item()} windows were skipped since this command began, on all processes, '
-                'because a frame could not be read; the log names them'
+                f'{count.item()} windows (of all processes) were skipped since this command '
+                'started, because a frame could not be read; the log lists them'
             )
 
 
@@ -178,5 +179,5 @@ def _samples(data_batch: Any) -> list:
 
 
 def window_names(data_batch: Any) -> list[str]:
-    """'<clip>/<centre frame>' of each window of a batch; empty where ``PackInputs`` drops it."""
+    """Return '<clip>/<centre frame>' per window of a batch, or '' if ``PackInputs`` dropped it."""
     return [sample.metainfo.get('key', '') for sample in _samples(data_batch)]

@@ -12,18 +12,18 @@ from mmengine.hooks import Hook, RuntimeInfoHook
 from mmengine.runner import Runner
 from torch import nn
 
-from dblrgan_mm.engine.visualizer import lost_output_told
+from dblrgan_mm.engine.visualizer import log_write_errors
 
 
 @HOOKS.register_module()
 class ClipVisualizationHook(Hook):
-    """Draws one picture a clip, of its middle frame, in validation and test.
+    """Draws one picture per clip, of its middle frame, in validation and testing.
 
-    MMagic's ``BasicVisualizationHook`` draws every n-th batch. Needs the key
-    ``middle_of_clip`` of ``VideoClipDataset`` among the meta keys of ``PackInputs``.
+    MMagic's ``BasicVisualizationHook`` draws every n-th batch instead. The meta keys of
+    ``PackInputs`` must include ``middle_of_clip``, a key of ``VideoClipDataset``.
 
     Args:
-        max_clips: pictures a validation, at most (on each process). A test draws every clip.
+        max_clips: maximum number of pictures per validation and process. A test draws every clip.
     """
 
     def __init__(self, max_clips: int = 4) -> None:
@@ -43,7 +43,7 @@ class ClipVisualizationHook(Hook):
     ) -> None:
         if mode == 'train':
             return
-        # in a test MMEngine would build the training, data and all, to say its iteration
+        # in a test, reading runner.iter would build the training loop and its data set
         step = 0 if mode == 'test' else runner.iter
         for sample in outputs:
             wanted = mode == 'test' or self._drawn < self.max_clips
@@ -54,12 +54,12 @@ class ClipVisualizationHook(Hook):
 
 @HOOKS.register_module()
 class CompileGeneratorHook(Hook):
-    """Compiles the generator where it is, for training.
+    """Compiles the generator in place for training.
 
-    MMEngine's ``compile`` compiles a whole training step, which for a GAN's two optimisers cannot
-    be done. Names in checkpoints stay as they are. In a validation the generator runs uncompiled,
-    since each size of frames would take another compilation. Where it cannot be compiled, the log
-    says why, and the training runs without.
+    MMEngine's ``compile`` option compiles a whole training step, which is not possible with a
+    GAN's two optimisers. Names in checkpoints do not change. Validation runs the generator
+    uncompiled, because each frame size would need another compilation. If compilation fails, the
+    reason is logged and training continues uncompiled.
 
     Args:
         **kwargs: arguments of ``torch.compile``.
@@ -67,21 +67,21 @@ class CompileGeneratorHook(Hook):
 
     def __init__(self, **kwargs) -> None:
         self.arguments = kwargs
-        self._call: Callable | None = None  # the compiled generator, and what guards it
+        self._call: Callable | None = None  # the compiled generator, with a fallback
 
     def before_train(self, runner: Runner) -> None:
         generator = self._generator(runner)
-        generator.compile(**self.arguments)  # at the first call
+        generator.compile(**self.arguments)  # compilation happens at the first call
         compiled = generator._compiled_call_impl
 
         def call(*args: Any, **kwargs: Any) -> Any:
             try:
                 return compiled(*args, **kwargs)
-            except Exception as error:  # no compiler, or one that torch does not get along with
+            except Exception as error:  # e.g. no compiler, or one that torch cannot use
                 generator._compiled_call_impl = self._call = None
                 runner.logger.warning(
-                    f'The generator cannot be compiled and runs without: {type(error).__name__}: '
-                    f'{" ".join(str(error).split())[:300]}'
+                    'The generator cannot be compiled and runs uncompiled: '
+                    f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'
                 )
             return generator(*args, **kwargs)
 
@@ -101,15 +101,15 @@ class CompileGeneratorHook(Hook):
 
 @HOOKS.register_module()
 class DeferredLossesHook(RuntimeInfoHook):
-    """MMEngine's ``RuntimeInfoHook``, which reads losses when they are needed. Ours.
+    """MMEngine's ``RuntimeInfoHook`` that reads losses only when they are needed. Ours.
 
-    MMEngine's reads each loss after each iteration, for which it waits for the GPU, and the GPU
-    then waits for the next iteration to begin. Here the losses are read after every tenth
-    iteration, and before a hook with an interval that is due, a validation or a checkpoint. What
-    is logged and stored is the same.
+    MMEngine's hook reads every loss after every iteration. For this it waits for the GPU, and then
+    the GPU is idle until the next iteration starts. This hook reads the losses every ``every``
+    iterations, and before a validation, a checkpoint or the interval of any other hook. What is
+    logged and stored is the same.
 
     Args:
-        every: iterations after which they are read at the latest.
+        every: maximum number of iterations between two reads.
     """
 
     def __init__(self, every: int = 10) -> None:
@@ -136,7 +136,7 @@ class DeferredLossesHook(RuntimeInfoHook):
         super().before_val(runner)
 
     def read(self, runner: Runner) -> None:
-        """Hand over the losses that wait."""
+        """Pass the losses that were not read yet to MMEngine."""
         waiting, self._waiting = self._waiting, []
         for outputs in waiting:
             super().after_train_iter(runner, 0, None, outputs)
@@ -144,10 +144,11 @@ class DeferredLossesHook(RuntimeInfoHook):
 
 @HOOKS.register_module()
 class TrainingCurvesHook(Hook):
-    """Draws what the log recorded as ``curves.png`` in the work dir, at the end and on the way.
+    """Plots the logged values to ``curves.png`` in the work dir.
 
-    One panel a quantity against the iterations; a resumed run is drawn whole. Reads the
-    ``scalars.json`` of ``LocalVisBackend``.
+    The file is written after each validation and at the end of training, with one panel per
+    quantity over the iterations. The curves of a resumed run include the iterations before the
+    resume. The values come from the ``scalars.json`` files of ``LocalVisBackend``.
     """
 
     priority = 'VERY_LOW'
@@ -168,16 +169,16 @@ class TrainingCurvesHook(Hook):
         curves = read_scalars(work_dir, skip=self._SKIPPED)
         if not curves:
             return None
-        with lost_output_told('The picture of the curves'):
+        with log_write_errors('The plot of the training curves'):
             return plot_curves(curves, work_dir / 'curves.png')
         return None
 
 
 def read_scalars(work_dir: Path, skip: Sequence[str] = ()) -> dict[str, dict[int, float]]:
-    """Logged values of the runs in a work dir, {name: {iteration: value}}.
+    """Return the logged values of all runs in a work dir, {name: {iteration: value}}.
 
-    What an earlier run logged from where a later one started is void. A run that was killed may
-    have left half a line; it is skipped.
+    Values of an earlier run are dropped from the iteration at which a later run started. An
+    incomplete line, as a killed run may leave it, is skipped.
     """
     curves: dict[str, dict[int, float]] = defaultdict(dict)
     for file in sorted(work_dir.glob('*/vis_data/scalars.json')):
@@ -201,7 +202,7 @@ def _parse(line: str) -> dict | None:
 
 
 def plot_curves(curves: dict[str, dict[int, float]], path: Path) -> Path:
-    """Draw curves ({name: {iteration: value}}) into a PNG, one panel each."""
+    """Plot curves ({name: {iteration: value}}) to a PNG file, one panel per curve."""
     from matplotlib.figure import Figure
 
     columns = min(3, len(curves))

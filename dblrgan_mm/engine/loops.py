@@ -1,4 +1,4 @@
-"""The training loop that goes on where a killed run was."""
+"""A training loop that resumes exactly where a run was interrupted."""
 
 import math
 import os
@@ -29,31 +29,33 @@ _VALIDATED = 'iteration_of_last_validation'
 
 @LOOPS.register_module()
 class ResumableTrainLoop(IterBasedTrainLoop):
-    """MMEngine's ``IterBasedTrainLoop``, resumed within seconds and exactly.
+    """MMEngine's ``IterBasedTrainLoop`` with an exact resume that takes seconds.
 
-    A resume of MMEngine's loads every batch once more that was seen before. Here the sampler jumps
-    to the place, which the checkpoint holds as the number of samples seen; each sample's random
-    numbers follow from the seed and its place, and the model's from the seed, iteration and
-    process. So on a CPU in float32 a run that was killed ends in the weights of one that was not,
-    bit for bit, with any number of worker processes. After a resume with another number of
-    processes or another batch size, the order goes on behind the samples seen, and the batches are
-    other ones.
+    When MMEngine resumes a run, it loads all batches again that the run has already seen. Here the
+    checkpoint stores the number of samples seen, and the sampler continues with the next one. Each
+    sample's random numbers depend only on the seed and the sample's position, and the model's
+    random numbers only on the seed, the iteration and the process. On a CPU in float32, an
+    interrupted and resumed run therefore ends with the same weights as an uninterrupted one, bit
+    for bit, with any number of data loader workers. After a resume with another number of processes
+    or another batch size, the samples continue in the same order, but are batched differently.
 
-    A validation that was due, and that a kill prevented, is made up for at the resume.
+    A validation that was due when the run was killed is done at the resume.
 
-    SIGTERM, which Slurm sends before it kills, ends the run after a checkpoint, on all processes
-    at the same iteration. The processes agree on that after each iteration, on GPUs after every
-    tenth. In a validation it has no effect until the end, but a checkpoint is written before.
+    On SIGTERM, which Slurm sends before it kills a job, the run writes a checkpoint and ends, on
+    all processes at the same iteration. The processes agree on this after every iteration, with
+    several GPUs after every tenth. During a validation SIGTERM has no effect until the validation
+    ends, but a checkpoint is written before each validation.
 
     Args:
-        runner, max_iters, val_begin, val_interval, dynamic_intervals: as of MMEngine's.
-        dataloader: its sampler must be ``ResumableSampler``; its data set may be any.
+        runner, max_iters, val_begin, val_interval, dynamic_intervals: as in MMEngine's loop.
+        dataloader: config of the data loader. The sampler must be ``ResumableSampler``; the data
+            set can be any.
 
     Raises:
-        LaunchError: for another sampler, and where gradients are accumulated over a number of
-            iterations that does not divide the iterations at which a run validates, saves or ends,
-            or at which a player of a GAN begins to train; and where processes resumed different
-            checkpoints.
+        LaunchError: if the sampler is another one; if the number of iterations over which
+            gradients are accumulated does not divide the iterations at which the run validates,
+            saves or ends, or at which a network of a GAN starts training; or if the processes
+            resumed from different checkpoints.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         val_interval: int = 1000,
         dynamic_intervals: list | None = None,
     ) -> None:
-        # as MMEngine's, without starting the workers before it is known where to
+        # as in MMEngine, but the workers start only when the first sample is known
         dataset = DATASETS.build(dataloader['dataset'])
         if hasattr(dataset, 'full_init'):
             dataset.full_init()
@@ -74,7 +76,7 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         if not isinstance(getattr(batches, 'sampler', None), ResumableSampler):
             raise LaunchError(
                 "ResumableTrainLoop needs train_dataloader.sampler=dict(type='ResumableSampler'), "
-                f'the config has {dataloader.get("sampler")}'
+                f'but the config has {dataloader.get("sampler")}'
             )
         self._sampler = batches.sampler
         self._batch = batches.batch_size * self._sampler.world_size
@@ -95,7 +97,7 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         runner, hub = self.runner, self.runner.message_hub
         window = self._accumulation()
         seed = torch.tensor(runner.seed)
-        broadcast(seed)  # with diff_rank_seed each process has another
+        broadcast(seed)  # with diff_rank_seed each process has a different one
         seed, rank = seed.item(), self._sampler.rank
         seen = hub.get_info(_SAMPLES, self._iter * self._batch)
         self._sampler.start(seed, seen)
@@ -103,18 +105,18 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         broadcast(first)
         if any_process(first.item() != self._iter):
             raise LaunchError(
-                'the processes go on from different iterations: give all of them the same work '
-                'dir on a shared disk, and --resume to all or none'
+                'the processes start from different iterations: give all of them the same work '
+                'dir on a shared disk, and pass --resume to all of them or to none'
             )
         validation = getattr(runner.val_loop, 'dataloader', None)
-        validation = getattr(runner.val_loop, 'dataloaders', [validation])  # MMagic's has several
+        validation = getattr(runner.val_loop, 'dataloaders', [validation])  # of MMagic's loop
         with _Termination([self.dataloader, *filter(None, validation)]) as termination:
             self.dataloader_iterator = _InfiniteDataloaderIterator(self.dataloader)
             termination.iterators.append(self.dataloader_iterator._iterator)
             runner.call_hook('before_train')
             runner.call_hook('before_train_epoch')
             if self._iter:
-                runner.logger.info(f'Training goes on behind {self._iter} iterations')
+                runner.logger.info(f'Resuming after iteration {self._iter}')
                 self._decide_current_val_interval()
                 self._validate_if_due()
             while self._iter < self._max_iters and not self.stop_training:
@@ -124,7 +126,7 @@ class ResumableTrainLoop(IterBasedTrainLoop):
                 hub.update_info(_SAMPLES, seen := seen + self._batch)
                 self.run_iter(batch)
                 if self._iter % HISTORY == 0:
-                    # MMEngine keeps a million values, and copies all of them in each iteration
+                    # by default MMEngine keeps a million values and copies them in each iteration
                     for history in hub.log_scalars.values():
                         history.max_length = HISTORY
                 self._decide_current_val_interval()
@@ -132,8 +134,8 @@ class ResumableTrainLoop(IterBasedTrainLoop):
                 if between and termination.agreed(self._iter // window):
                     self._save()
                     runner.logger.warning(
-                        f'Stopped by SIGTERM after iteration {self._iter}; the same command with '
-                        '--resume goes on'
+                        f'Stopped by SIGTERM after iteration {self._iter}; run the same command '
+                        'with --resume to continue'
                     )
                     break
                 self._validate_if_due()
@@ -142,7 +144,7 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         return runner.model
 
     def _validate_if_due(self) -> None:
-        """Validate after this iteration, unless that was done."""
+        """Validate if it is due after this iteration and was not done yet."""
         hub = self.runner.message_hub
         due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
         if (
@@ -152,19 +154,19 @@ class ResumableTrainLoop(IterBasedTrainLoop):
             or hub.get_info(_VALIDATED, 0) == self._iter
         ):
             return
-        # it may take long, and a kill may come
+        # the validation may take long and may be killed
         for hook in self._checkpoint_hooks():
             hook.save_now(self.runner, self._iter)
-        # before it: what is saved in the course of it comes after the scores
+        # set before the validation: checkpoints saved during it are saved after scoring
         hub.update_info(_VALIDATED, self._iter)
         self.runner.val_loop.run()
 
     def _save(self) -> None:
-        """Save a checkpoint now, unless that was done after this iteration."""
+        """Save a checkpoint unless there is one for this iteration."""
         hooks = self._checkpoint_hooks()
         if not hooks:
             raise LaunchError(
-                'SIGTERM stopped the run, and nothing was saved: the config has no '
+                'SIGTERM stopped the run and nothing was saved, because the config has no '
                 "default_hooks.checkpoint of type 'WholeCheckpointHook'"
             )
         hooks[0].save_now(self.runner, self._iter)
@@ -173,7 +175,7 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         return [hook for hook in self.runner.hooks if isinstance(hook, WholeCheckpointHook)]
 
     def _accumulation(self) -> int:
-        """Iterations to the next one after which no player has a sum of gradients pending."""
+        """Return how many iterations pass until no optimiser has accumulated gradients pending."""
         wrapper = self.runner.optim_wrapper
         wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         window = math.lcm(*(w._accumulative_counts for w in wrappers))
@@ -189,18 +191,18 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         for name, count in counts.items():
             if count > 0 and count % window:
                 raise LaunchError(
-                    f'{name}={count} is no multiple of the {window} iterations over which '
+                    f'{name}={count} is not a multiple of the {window} iterations over which '
                     'gradients are accumulated; MMEngine counts each of them as an iteration'
                 )
         return window
 
 
 class _Termination:
-    """Notes SIGTERM for as long as it is entered.
+    """A context manager that records SIGTERM.
 
-    Slurm and torchrun send it to the workers of the loaders, too, whose loss would end the run
-    before the checkpoint is written: they live on for half a minute. They are ended at the exit,
-    since Python would wait for them.
+    Slurm and torchrun also send SIGTERM to the data loader workers. If these ended at once, the
+    run would fail before the checkpoint is written, so they stay alive for 30 seconds. On exit
+    they are shut down, because Python would wait for them.
     """
 
     def __init__(self, loaders: list[DataLoader]) -> None:
@@ -221,7 +223,7 @@ class _Termination:
         if self._main:
             signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
         for iterator in (*self.iterators, *(loader._iterator for loader in self._loaders)):
-            if hasattr(iterator, '_shutdown_workers'):  # there are some
+            if hasattr(iterator, '_shutdown_workers'):  # only with worker processes
                 iterator._shutdown_workers()
         for loader in self._loaders:
             loader._iterator = None
@@ -230,16 +232,16 @@ class _Termination:
         self.asked = True
 
     def agreed(self, count: int) -> bool:
-        """Whether any process was asked to end; the same answer on all of them."""
+        """Return whether any process received SIGTERM; the answer is the same on all processes."""
         if os.getppid() != launch.PARENT and 'TORCHELASTIC_RUN_ID' in os.environ:
-            raise RuntimeError('torchrun has died: this process would train on beside a new run')
+            raise RuntimeError('torchrun has died; this process would train alongside a new run')
         if torch.cuda.is_available() and self._world_size > 1 and count % 10:
-            return False  # the answer waits for the GPU
+            return False  # asking the other processes would wait for the GPU
         return any_process(self.asked)
 
 
 class _OutliveTermination:
-    """A worker's initialisation after which SIGTERM ends it in half a minute."""
+    """Initialises a data loader worker so that SIGTERM ends it only after 30 seconds."""
 
     def __init__(self, first: Callable[[int], None] | None) -> None:
         self._first = first
@@ -247,5 +249,5 @@ class _OutliveTermination:
     def __call__(self, worker: int) -> None:
         if self._first is not None:
             self._first(worker)
-        # torch's own handler, which ends the worker, is in place already
+        # replaces torch's handler, which ends the worker at once
         signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(30))

@@ -1,4 +1,4 @@
-"""The Muon optimiser for networks of convolutions."""
+"""The Muon optimiser for convolutional networks."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -8,34 +8,34 @@ import torch
 from mmagic.registry import OPTIMIZERS
 from torch import nn
 
-_NARROW = 8  # channels; layers with as few, in or out, are stepped by AdamW
-_QUINTIC = (3.4445, -4.7750, 2.0315)  # coefficients of Jordan et al.
+_NARROW = 8  # channels; AdamW updates layers with at most this many, in or out
+_QUINTIC = (3.4445, -4.7750, 2.0315)  # coefficients from Jordan et al.
 
 
 @OPTIMIZERS.register_module()
 class ConvMuon(torch.optim.AdamW):
-    """Muon for the hidden layers of a network of convolutions, AdamW for its other parameters.
+    """Muon for the hidden layers of a convolutional network, AdamW for its other parameters.
 
-    Muon makes the step of a weight matrix orthogonal (Jordan et al., "Muon: An optimizer for hidden
-    layers in neural networks", 2024). The weight of a convolution counts as the matrix (out, in x
-    k x k). Steps are scaled as in Liu et al., "Muon is scalable for LLM training", 2025, so that
-    the learning rates of AdamW fit. Biases, and layers with at most 8 channels in or out, such as
-    the first and the last one, are stepped by AdamW: this rule is ours.
+    Muon orthogonalises the update of a weight matrix (Jordan et al., "Muon: An optimizer for hidden
+    layers in neural networks", 2024). A convolution's weight is treated as the matrix (out, in x
+    k x k). Updates are scaled as in Liu et al., "Muon is scalable for LLM training", 2025, so that
+    learning rates for AdamW can be used. AdamW updates biases and layers with at most 8 input or
+    output channels, such as the first and the last layer. This rule is ours.
 
     torch's ``Muon`` takes matrices only. timm's takes convolutions, but computes in bfloat16, which
-    takes 2.4 times as long as float32 on a CPU without bfloat16 instructions. Here matrices of one
-    shape are stepped together, and the iteration runs on the small product X X^T.
+    takes 2.4 times as long as float32 on a CPU without bfloat16 instructions. Here matrices of the
+    same shape are updated together, and the iteration works on the small product X X^T.
 
     Args:
-        params: the network's parameters.
-        lr: learning rate of both.
-        momentum: of Muon, in Nesterov's form.
-        betas: of AdamW.
-        weight_decay: of both.
+        params: the network's parameters, without parameter groups.
+        lr: learning rate of Muon and AdamW.
+        momentum: Nesterov momentum of Muon.
+        betas: betas of AdamW.
+        weight_decay: weight decay of Muon and AdamW.
         **kwargs: further arguments of torch's ``AdamW``.
 
     Raises:
-        ValueError: for groups of parameters, which MMEngine's ``paramwise_cfg`` makes.
+        ValueError: for parameter groups, which MMEngine's ``paramwise_cfg`` creates.
     """
 
     def __init__(
@@ -50,7 +50,9 @@ class ConvMuon(torch.optim.AdamW):
         hidden, others = [], []
         for parameter in params:
             if isinstance(parameter, dict):
-                raise ValueError('ConvMuon makes its own groups: leave paramwise_cfg out')
+                raise ValueError(
+                    'ConvMuon creates its own parameter groups: leave paramwise_cfg out'
+                )
             wide = parameter.ndim > 1 and min(parameter.shape[:2]) > _NARROW
             (hidden if wide else others).append(parameter)
         groups = [dict(params=hidden, momentum=momentum), dict(params=others, momentum=None)]
@@ -59,7 +61,7 @@ class ConvMuon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> Any:
-        """Step all parameters, unless ``found_inf`` is set to a tensor above 0."""
+        """Update all parameters, unless ``found_inf`` is set to a tensor above 0."""
         groups = self.param_groups
         self.param_groups = [group for group in groups if group['momentum'] is None]
         try:
@@ -76,7 +78,7 @@ class ConvMuon(torch.optim.AdamW):
         for parameter in group['params']:
             if parameter.grad is not None:
                 by_shape[parameter.shape].append(parameter)
-        skipped = getattr(self, 'found_inf', None)  # as of torch's fused optimisers
+        skipped = getattr(self, 'found_inf', None)  # as in torch's fused optimisers
         for shape, parameters in by_shape.items():
             states = [self.state[parameter] for parameter in parameters]
             for parameter, state in zip(parameters, states, strict=True):
@@ -104,11 +106,11 @@ class ConvMuon(torch.optim.AdamW):
 
 
 def orthogonal(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """The nearest orthogonal matrices, roughly: singular values become about 0.7 to 1.2.
+    """Return roughly the nearest orthogonal matrices: singular values become about 0.7 to 1.2.
 
     The Newton-Schulz iteration of Jordan et al. is ``X <- (a + b A + c A^2) X`` with ``A = X X^T``.
-    All steps together are a polynomial of the first A times X, so that the steps take products of
-    the smaller side alone.
+    All steps together are a polynomial of the first A, times X. The steps therefore only multiply
+    square matrices whose size is the smaller side of X.
 
     Args:
         matrices: (n, rows, columns), float32.

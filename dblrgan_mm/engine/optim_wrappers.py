@@ -1,4 +1,4 @@
-"""Optimiser wrappers that leave out a step that would spoil the weights."""
+"""Optimiser wrappers that skip steps that would corrupt the weights."""
 
 import contextlib
 import math
@@ -15,25 +15,27 @@ from dblrgan_mm.engine.processes import any_process
 
 @OPTIM_WRAPPERS.register_module()
 class GuardedOptimWrapper(OptimWrapper):
-    """MMEngine's ``OptimWrapper`` that skips a step whose loss or gradient is not finite.
+    """MMEngine's ``OptimWrapper`` that skips a step if its loss or gradient is not finite.
 
-    All processes skip alike: a loss that is not finite makes the gradient so, and that is summed
-    over the processes. ``NonFiniteHook`` reports skipped steps and ends the run after too many.
+    All processes skip the same steps: a non-finite loss makes the gradient non-finite, and the
+    gradients are summed over the processes. ``NonFiniteHook`` logs skipped steps and stops the run
+    after too many.
 
-    Adam and AdamW step by torch's fused kernels, unless the config sets ``fused`` or ``foreach``.
-    These leave a step out by themselves, so that nothing waits for the GPU before the attributes
-    below are asked for; with other optimisers, ``clip_grad`` or a loss scale, a step waits.
+    Adam and AdamW use torch's fused kernels, unless the config sets ``fused`` or ``foreach``. These
+    kernels skip a step by themselves, so nothing waits for the GPU until one of the attributes
+    below is read. With other optimisers, ``clip_grad`` or a loss scale, each step waits.
 
     Args:
-        optimizer: torch's.
-        **kwargs: as of MMEngine's.
+        optimizer: a torch optimiser.
+        **kwargs: as in MMEngine's ``OptimWrapper``.
 
     Attributes:
-        outcome: what became of the last iteration: 'step', 'non-finite' or 'overflow' (of mixed
-            precision, which the next loss scale may mend), or None where gradients are still
-            being summed up.
-        skipped: steps skipped so far, {'non-finite': count, 'overflow': count}; in checkpoints.
-        in_a_row: of those that were not finite, how many came last, without a step between.
+        outcome: result of the last iteration: 'step', 'non-finite' or 'overflow' (in mixed
+            precision; the next loss scale may fix it), or None if there was no step, e.g. while
+            gradients are accumulated.
+        skipped: number of steps skipped so far, {'non-finite': count, 'overflow': count}; stored
+            in checkpoints.
+        in_a_row: number of non-finite steps since the last successful step.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, **kwargs) -> None:
@@ -42,7 +44,7 @@ class GuardedOptimWrapper(OptimWrapper):
         self._outcome: str | None = None
         self._skipped = {'non-finite': 0, 'overflow': 0}
         self._in_a_row = 0
-        # outcomes not yet counted, some as a tensor on the device: whether there was a step
+        # outcomes not counted yet; a tensor on the device holds whether the step was taken
         self._uncounted: list[torch.Tensor | str | None] = []
         self._finite_losses: torch.Tensor | None = None
 
@@ -62,11 +64,11 @@ class GuardedOptimWrapper(OptimWrapper):
         return self._in_a_row
 
     def forget_outcome(self) -> None:
-        """Set :attr:`outcome` to None, before an iteration in which there may be no step."""
+        """Set :attr:`outcome` to None, before an iteration that may take no step."""
         self._uncounted.append(None)
 
     def update_params(self, loss: torch.Tensor, **kwargs) -> None:
-        """As MMEngine's; a loss that is not finite gives a gradient of NaN."""
+        """Update as MMEngine does; a non-finite loss gives a NaN gradient."""
         self.forget_outcome()
         finite = loss.detach().isfinite()
         before = self._finite_losses
@@ -77,7 +79,7 @@ class GuardedOptimWrapper(OptimWrapper):
         """Step if all gradients are finite."""
         finite = self._gradient_norm().isfinite()
         if self._can_step_unseen():
-            self.optimizer.found_inf = (~finite).float()  # what torch's GradScaler tells it by
+            self.optimizer.found_inf = (~finite).float()  # as torch's GradScaler does
             try:
                 self._step(**kwargs)
             finally:
@@ -93,12 +95,12 @@ class GuardedOptimWrapper(OptimWrapper):
         else:
             outcome = 'non-finite'
         self._uncounted.append(outcome)
-        if len(self._uncounted) > 1000:  # nobody asks
+        if len(self._uncounted) > 1000:  # nobody reads the attributes
             self._count()
         self._finite_losses = None
 
     def _can_step_unseen(self) -> bool:
-        """Whether the optimiser finds out for itself that the gradient is not finite."""
+        """Return whether the optimiser itself skips a step with a non-finite gradient."""
         fused = all(group.get('fused') for group in self.optimizer.param_groups)
         return fused and not self.clip_grad_kwargs and not self._may_overflow()
 
@@ -106,7 +108,7 @@ class GuardedOptimWrapper(OptimWrapper):
         return self._finite_losses is not None and not self._finite_losses
 
     def _count(self) -> None:
-        """Count what was not yet; waits for the last step."""
+        """Count the outcomes not counted yet; waits for the last step."""
         uncounted, self._uncounted = self._uncounted, []
         for outcome in uncounted:
             if isinstance(outcome, torch.Tensor):
@@ -125,7 +127,7 @@ class GuardedOptimWrapper(OptimWrapper):
 
     def _gradient_norm(self) -> torch.Tensor:
         parameters = [p for group in self.optimizer.param_groups for p in group['params']]
-        return nn.utils.clip_grad_norm_(parameters, math.inf)  # changes nothing
+        return nn.utils.clip_grad_norm_(parameters, math.inf)  # does not change the gradients
 
     def state_dict(self) -> dict:
         return {**super().state_dict(), 'guard': dict(self.skipped, in_a_row=self.in_a_row)}
@@ -137,7 +139,7 @@ class GuardedOptimWrapper(OptimWrapper):
             self._uncounted.clear()
             self._in_a_row = guard['in_a_row']
             self._skipped = {name: guard[name] for name in self._skipped}
-        # the kernels stay those of this run: a checkpoint may come from one with others
+        # keep this run's choice of kernels: the checkpoint may hold another one
         chosen = [{k: group[k] for k in ('fused', 'foreach') if k in group}
                   for group in self.optimizer.param_groups]  # fmt: skip
         stored = state_dict['param_groups']
@@ -148,9 +150,9 @@ class GuardedOptimWrapper(OptimWrapper):
 
     @torch.no_grad()
     def _lay_out_as_weights(self) -> None:
-        """Give the optimiser's moments the weights' layout, which fused kernels take for granted.
+        """Give the optimiser's moments the memory layout of the weights, as fused kernels require.
 
-        A checkpoint may have them in another one.
+        The moments in a checkpoint may have another layout.
         """
         for weight, state in self.optimizer.state.items():
             for name, value in state.items():
@@ -160,16 +162,16 @@ class GuardedOptimWrapper(OptimWrapper):
 
 @OPTIM_WRAPPERS.register_module()
 class GuardedAmpOptimWrapper(GuardedOptimWrapper):
-    """The same in mixed precision; in place of MMEngine's ``AmpOptimWrapper``.
+    """``GuardedOptimWrapper`` in mixed precision; replaces MMEngine's ``AmpOptimWrapper``.
 
-    MMEngine's needs a GPU, and halves the loss scale again and again where it is the loss itself
-    that is not finite. Here that is done where the loss is finite and the scaled gradient is not;
-    bfloat16, which has float32's range, has no scale.
+    MMEngine's wrapper needs a GPU, and keeps halving the loss scale if the loss itself is not
+    finite. This one halves it only if the loss is finite and the scaled gradient is not. bfloat16
+    has the range of float32 and uses no loss scale.
 
     Args:
         dtype: 'float16' or 'bfloat16'.
         loss_scale: arguments of torch's ``GradScaler``, e.g. ``dict(init_scale=1024.0)``.
-        **kwargs: as of MMEngine's ``OptimWrapper``.
+        **kwargs: as in MMEngine's ``OptimWrapper``.
 
     Raises:
         ValueError: for another dtype.
@@ -220,12 +222,12 @@ class GuardedAmpOptimWrapper(GuardedOptimWrapper):
 
 
 def use_fused_kernels(optimizer: torch.optim.Optimizer) -> None:
-    """Let Adam and AdamW step in one pass over the weights, where torch can and nobody chose."""
+    """Make Adam and AdamW use fused kernels, if torch has them and the config chose no others."""
     if not isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
         return
     devices = {p.device.type for group in optimizer.param_groups for p in group['params']}
     if not devices <= {'cpu', 'cuda'} or digit_version(torch.__version__) < digit_version('2.4'):
-        return  # before, there is none for CPUs, and the one for GPUs refuses some layouts
+        return  # older versions have none for CPUs, and the one for GPUs refuses some layouts
     for group in optimizer.param_groups:
         if group['fused'] is None and group['foreach'] is None:
             group['fused'] = True

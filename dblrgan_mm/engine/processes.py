@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other."""
+"""Communication between the processes of a run."""
 
 import torch
 from mmengine.dist import all_gather, all_reduce, get_world_size
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is set on any process; all of them call this, and get the same answer."""
+    """Return whether the flag is set on any process; all processes must call this."""
     if get_world_size() == 1:
         return flag
     flags = torch.tensor(int(flag))
@@ -16,7 +16,7 @@ def any_process(flag: bool) -> bool:
 
 
 def float_buffers(model: nn.Module, prefix: str = '') -> dict[str, torch.Tensor]:
-    """A model's floating-point buffers, under the names that they have without wrappers."""
+    """Return a model's floating-point buffers, named as without wrappers."""
     if is_model_wrapper(model):
         model = model.module
     found = {
@@ -30,9 +30,9 @@ def float_buffers(model: nn.Module, prefix: str = '') -> dict[str, torch.Tensor]
 
 
 def gather_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The floating-point buffers of all processes on the CPU, (processes, *shape).
+    """Return the floating-point buffers of all processes on the CPU, (processes, *shape).
 
-    Empty where there is one process.
+    The result is empty if there is only one process.
     """
     buffers = float_buffers(model)
     if get_world_size() == 1 or not buffers:

@@ -1,4 +1,4 @@
-"""Pictures of a restored frame beside its blurry and its sharp frame."""
+"""Pictures that compare a restored frame with the blurry and the sharp frame."""
 
 import contextlib
 import logging
@@ -16,17 +16,17 @@ _LABEL_HEIGHT = 22
 
 @VISUALIZERS.register_module()
 class DeblurVisualizer(Visualizer):
-    """Draws blurry | restored | sharp, and below each an enlarged crop of the same place.
+    """Draws the blurry, restored and sharp frame side by side, with an enlarged crop below each.
 
     MMagic's ``ConcatImageVisualizer`` stacks all frames of the input window and names files by
-    the frame alone, so that clips numbered alike overwrite each other. Files are named
+    frame only, so clips with the same frame numbers overwrite each other. Here files are named
     '<clip>_<frame>_<iteration>.png'.
 
     Args:
         name: instance name, as in MMEngine.
-        zoom: enlargement of the crop, which is 1/zoom of the frame's width and height. It lies
-            where the network changed the frame most.
-        *args, **kwargs: for MMEngine's ``Visualizer``, e.g. ``vis_backends``.
+        zoom: enlargement factor of the crop. The crop has 1/zoom of the frame's width and height,
+            and is taken where the network changed the frame most.
+        *args, **kwargs: passed to MMEngine's ``Visualizer``, e.g. ``vis_backends``.
     """
 
     def __init__(self, name: str = 'visualizer', *args, zoom: int = 4, **kwargs) -> None:
@@ -34,18 +34,18 @@ class DeblurVisualizer(Visualizer):
         self.zoom = zoom
 
     def add_scalars(self, *args, **kwargs) -> None:
-        """As MMEngine's; what cannot be written (a full disk) is logged."""
-        with lost_output_told('The scalars of the log'):
+        """Add scalars as MMEngine does; a write error (such as a full disk) is logged."""
+        with log_write_errors('The logged scalars'):
             super().add_scalars(*args, **kwargs)
 
     def add_datasample(self, data_sample, step: int = 0) -> None:
-        """Draw one sample into every backend.
+        """Draw one sample to every backend.
 
         Args:
-            data_sample: ``DataSample`` of a model in 'predict' mode: ``input``,
-                ``output.pred_img`` and, where there is one, ``gt_img``, each (c, h, w), or
-                (t, c, h, w), of which the centre is drawn, all BGR in [0, 255].
-            step: iteration, for the file's name.
+            data_sample: ``DataSample`` of a model in 'predict' mode, with ``input``,
+                ``output.pred_img`` and optionally ``gt_img``. Each is (c, h, w) or (t, c, h, w),
+                BGR in [0, 255]; of several frames, the centre frame is drawn.
+            step: iteration, used in the file name.
         """
         frames = dict(blurry=data_sample.input, restored=data_sample.output.pred_img)
         if 'gt_img' in data_sample:
@@ -53,14 +53,14 @@ class DeblurVisualizer(Visualizer):
         centres = [_to_rgb(f[len(f) // 2] if f.ndim == 4 else f) for f in frames.values()]
         picture = compare_frames(centres, list(frames), self.zoom)
         clip, frame = data_sample.metainfo['key'].rsplit('/', 1)
-        with lost_output_told('A picture'):
+        with log_write_errors('A picture'):
             for backend in self._vis_backends.values():
                 backend.add_image(f'{clip.replace("/", "_")}_{frame}', picture, step)
 
 
 @contextlib.contextmanager
-def lost_output_told(what: str) -> Iterator[None]:
-    """Log that something could not be written, which is no reason to end a training."""
+def log_write_errors(what: str) -> Iterator[None]:
+    """Log an ``OSError`` instead of raising it: lost log output must not end a training."""
     try:
         yield
     except OSError as error:
@@ -73,14 +73,14 @@ def compare_frames(
     zoom: int,
     change: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Frames side by side under their labels, and below an enlarged crop of each.
+    """Draw labelled frames side by side, with an enlarged crop below each.
 
     Args:
-        frames: (h, w, 3), uint8, RGB, of equal size, at least two.
-        labels: one a frame.
-        zoom: enlargement, without interpolation.
-        change: (h, w), float; the crop is taken where it is largest. By default how much the
-            first two frames differ.
+        frames: at least two frames (h, w, 3), uint8, RGB, of equal size.
+        labels: one label per frame.
+        zoom: enlargement factor of the crops, without interpolation.
+        change: (h, w), float; the crop is taken where its mean is largest. Default: the absolute
+            difference of the first two frames.
 
     Returns:
         (2 h' + label height, len(frames) * w', 3), uint8, RGB.
@@ -89,7 +89,7 @@ def compare_frames(
     crop_h, crop_w = max(1, height // zoom), max(1, width // zoom)
     if change is None:
         change = np.abs(frames[0].astype(np.float32) - frames[1]).mean(axis=2)
-    # mean over the crop anchored at each pixel; the last crop_h - 1 rows and columns do not fit
+    # mean over the crop with its top left corner at each pixel; crops that do not fit are cut off
     mean = cv2.boxFilter(change, -1, (crop_w, crop_h), anchor=(0, 0))
     mean = mean[: height - crop_h + 1, : width - crop_w + 1]
     top, left = np.unravel_index(int(mean.argmax()), mean.shape)
@@ -107,5 +107,5 @@ def compare_frames(
 
 
 def _to_rgb(frame: torch.Tensor) -> np.ndarray:
-    """(3, h, w) BGR in [0, 255] to (h, w, 3) RGB uint8."""
+    """Convert (3, h, w), BGR in [0, 255], to (h, w, 3), RGB, uint8."""
     return frame.detach().cpu().flip(0).clamp(0, 255).round().byte().permute(1, 2, 0).numpy()

@@ -1,4 +1,4 @@
-"""The score of doing nothing."""
+"""The score of the blurry input."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +9,12 @@ from mmengine.evaluator import BaseMetric
 
 @METRICS.register_module()
 class InputMetric:
-    """Applies a metric to the blurry centre frame in place of the restored one.
+    """Applies a metric to the blurry centre frame instead of the restored frame.
 
-    Its results are printed as 'input/<name>' beside those of the restored frames.
+    The results are printed as 'input/<name>' next to those of the restored frames.
 
     Args:
-        metric: config of a metric of MMagic that compares ``pred_img`` with ``gt_img``, such as
+        metric: config of an MMagic metric that compares ``pred_img`` with ``gt_img``, such as
             ``dict(type='PSNR')``.
     """
 
@@ -22,15 +22,16 @@ class InputMetric:
         self._metric: BaseMetric = METRICS.build(dict(metric, prefix='input'))
 
     def __getattr__(self, name: str) -> Any:  # sampler mode, prepare, evaluate, ...
-        if name == '_metric':  # not built yet, as in a copy
+        if name == '_metric':  # not set yet, as during copying
             raise AttributeError(name)
         return getattr(self._metric, name)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Process one batch; ``input`` is (t, c, h, w) or (c, h, w), BGR in [0, 255].
 
-        Where the sharp frames are as many as the blurry ones, as of a whole clip, all of them are
-        compared."""
+        If there are as many sharp frames as blurry ones, as for a complete clip, all of them are
+        compared.
+        """
         samples = []
         for sample in data_samples:
             window = sample['input']

@@ -18,13 +18,14 @@ from dblrgan_mm.clips.motion_blur import estimate_flow, warp
 
 
 def motion(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Motion between two sharp frames, uint8 (h, w, 3), RGB.
+    """Estimate the motion between two sharp frames, uint8 (h, w, 3), RGB.
 
     Returns:
-        Optical flow from the first to the second, float32 (h, w, 2), by OpenCV's DIS; and bool
-        (h, w), where it is to be trusted: inside of the picture, where the flow back agrees with
-        it, and off the borders of motion (the two conditions of Ruder et al., "Artistic Style
-        Transfer for Videos", 2016, equations 5 and 6).
+        The optical flow from the first to the second frame, float32 (h, w, 2), by OpenCV's DIS; and
+        a mask, bool (h, w), of the pixels whose flow is reliable. Reliable flow ends inside the
+        frame, agrees with the backward flow and is not at a motion boundary (the last two
+        conditions are equations 5 and 6 of Ruder et al., "Artistic Style Transfer for Videos",
+        2016).
     """
     first, second = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (first, second))
     forth, back = estimate_flow(first, second), estimate_flow(second, first)
@@ -38,12 +39,13 @@ def motion(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def warping_error(
     first: np.ndarray, second: np.ndarray, flow: np.ndarray, trusted: np.ndarray
 ) -> float:
-    """Mean squared difference, over the trusted pixels, of a frame and the next one warped to it.
+    """Return the mean squared difference between a frame and the next frame warped to it.
 
-    E_warp of a pair of frames in Lai et al., "Learning Blind Video Temporal Consistency", ECCV
-    2018, section 4.2 (there with FlowNet2's flow); here flow and trust come from the sharp clip,
-    the same for all that are compared. Frames are uint8 (h, w, 3), taken as [0, 1]; summed over
-    the three channels. NaN where no pixel is to be trusted.
+    This is E_warp of a pair of frames in Lai et al., "Learning Blind Video Temporal Consistency",
+    ECCV 2018, section 4.2. The authors use FlowNet2's flow; here the flow and the mask come from
+    the sharp clip, so they are the same for all methods compared. Frames are uint8 (h, w, 3) and
+    are scaled to [0, 1]. The difference is summed over the three channels and averaged over the
+    pixels of the mask ``trusted``. The result is NaN if the mask is empty.
     """
     if not trusted.any():
         return float('nan')
@@ -56,12 +58,13 @@ def warping_error(
 class WarpingError(BaseSampleWiseMetric):
     """Flicker: :func:`warping_error` between consecutive restored frames, in units of 1e-3.
 
-    Lower is steadier. An evenly soft clip is steadier than the sharp one, blur that changes from
-    frame to frame, as of a shaking camera, is not; so it is to be read beside the score of the
-    sharp clip, ``WarpingError/sharp``.
+    Lower means less flicker. A uniformly soft clip flickers less than the sharp clip; blur that
+    changes from frame to frame, as with a shaking camera, flickers more. Compare the result with
+    the score of the sharp clip, ``WarpingError/sharp``.
 
-    Needs frames in order, one by one or whole clips, with ``key`` among the meta keys of
-    ``PackInputs``, and one process: with several each sees every n-th frame.
+    The metric needs frames in temporal order, as single frames or complete clips, ``key`` among the
+    meta keys of ``PackInputs``, and a single process: of n processes, each sees only every n-th
+    frame.
 
     Raises:
         RuntimeError: in a run of several processes.
@@ -91,19 +94,19 @@ class WarpingError(BaseSampleWiseMetric):
                 self._before = (clip, pair)
 
     def evaluate(self) -> dict:
-        """Scores of all pairs of frames."""
+        """Compute the scores of all pairs of frames."""
         self._before = None
-        self.size = len(self.results)  # else as many as there are items
+        self.size = len(self.results)  # the default is the number of data set items
         return super().evaluate()
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Means over all pairs of frames, of the restored and of the sharp clips."""
+        """Return the means over all pairs of frames, for the restored and the sharp clips."""
         means = 1e3 * np.nanmean(np.array(results), axis=0) if results else (float('nan'),) * 2
         return {'WarpingError': float(means[0]), 'WarpingError/sharp': float(means[1])}
 
 
 def _frames(tensor: Any) -> list[np.ndarray]:
-    """([t,] 3, h, w) BGR to a list of (h, w, 3) RGB uint8."""
+    """Convert ([t,] 3, h, w), BGR, to a list of frames (h, w, 3), RGB, uint8."""
     tensor = tensor if tensor.ndim == 4 else tensor[None]
     tensor = tensor.detach().cpu().flip(1).clamp(0, 255).round().byte()
     return list(tensor.permute(0, 2, 3, 1).numpy())

@@ -1,7 +1,7 @@
-"""Restoring videos with a trained DBLRNet. Imports no part of MMagic.
+"""Restore videos with a trained DBLRNet or MultiScaleDBLRNet, without importing MMagic.
 
-``Deblurrer`` and ``torch`` with it are imported when they are first used, so that a command can
-answer ``--help`` at once.
+``Deblurrer``, and with it ``torch``, is imported on first use, so that commands can answer
+``--help`` at once.
 """
 
 __all__ = ['Deblurrer']

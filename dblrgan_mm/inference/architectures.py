@@ -1,4 +1,4 @@
-"""The generators that are known here: found by their weights, built for inference."""
+"""Registry of supported generators: identify one by its weights and build it for inference."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -15,14 +15,15 @@ Weights = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Architecture:
-    """A kind of generator.
+    """A type of generator.
 
     Attributes:
-        marker: the name of a weight that no other kind has.
-        infer: from the weights to the arguments that their shapes tell, and the shape of each
-            weight; raises ValueError.
-        network: builds the network for inference of weights, arguments and a dtype.
-        residual: whether there is an argument ``residual``, which has no shape.
+        marker: name of a weight that no other type has.
+        infer: maps the weights to the arguments that can be derived from their shapes, and to the
+            expected shape of each weight; raises ValueError.
+        network: builds the inference network from weights, arguments and a dtype.
+        residual: whether the generator has an argument ``residual``, which cannot be derived from
+            shapes.
     """
 
     marker: str
@@ -32,16 +33,16 @@ class Architecture:
 
 
 def find_architecture(names: Mapping[str, Any], prefix: str = '') -> str | None:
-    """The type of the generator whose weights have these names behind a prefix; None: of none."""
+    """Return the type of the generator whose weights have these names after ``prefix``, or None."""
     found = (kind for kind, known in ARCHITECTURES.items() if f'{prefix}{known.marker}' in names)
     return next(found, None)
 
 
 def infer_architecture(state_dict: Weights) -> dict[str, Any]:
-    """A generator's type and arguments from the shapes of its weights, all but ``residual``.
+    """Derive a generator's type and arguments, except ``residual``, from the shapes of its weights.
 
     Raises:
-        ValueError: a weight is missing, unknown, or of a shape that contradicts the others.
+        ValueError: a weight is missing or unknown, or its shape contradicts the others.
     """
     kind = find_architecture(state_dict)
     if kind is None:
@@ -49,9 +50,9 @@ def infer_architecture(state_dict: Weights) -> dict[str, Any]:
     arguments, shapes = ARCHITECTURES[kind].infer(state_dict)
     for key, shape in shapes.items():
         if _shape(state_dict, key, len(shape)) != shape:
-            raise ValueError(f'{key} is {tuple(state_dict[key].shape)}, not {shape}')
+            raise ValueError(f'{key} has shape {tuple(state_dict[key].shape)}, expected {shape}')
         if not state_dict[key].is_floating_point():
-            raise ValueError(f'{key} is of {state_dict[key].dtype}, not floating')
+            raise ValueError(f'{key} has dtype {state_dict[key].dtype}, expected floating point')
     unknown = [k for k in state_dict if k not in shapes and not k.endswith('num_batches_tracked')]
     if unknown:
         raise ValueError(f'{unknown[0]} is unknown')
@@ -61,15 +62,15 @@ def infer_architecture(state_dict: Weights) -> dict[str, Any]:
 def build_network(
     state_dict: Weights, architecture: Mapping[str, Any], dtype: torch.dtype = torch.float32
 ) -> StripNetwork:
-    """The network for inference of a generator.
+    """Build the inference network of a generator.
 
     Args:
-        state_dict: its weights.
-        architecture: its type and arguments.
-        dtype: of the convolutions.
+        state_dict: weights of the generator.
+        architecture: type and arguments of the generator.
+        dtype: dtype of the convolutions.
 
     Raises:
-        UserError: the dtype is int8, and the network cannot be computed so.
+        UserError: the dtype is int8 and the network does not support it.
     """
     return ARCHITECTURES[architecture['type']].network(state_dict, architecture, dtype)
 
@@ -87,7 +88,7 @@ def _infer_dblrnet(state_dict: Weights) -> tuple[dict[str, Any], dict[str, tuple
         or mid % 4
     ):
         raise ValueError(
-            f'{channels} channel(s), {frames} frames and {mid} maps are none that DBLRNet has'
+            f'{channels} channel(s), {frames} frames and {mid} maps do not fit DBLRNet'
         )
     blocks = _count(state_dict, 'body', 'residual blocks')
     norm = 'BN' if any('.norm' in key for key in state_dict) else None
@@ -116,9 +117,7 @@ def _infer_dblrnet(state_dict: Weights) -> tuple[dict[str, Any], dict[str, tuple
 def _infer_multiscale(state_dict: Weights) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     first, colors, frames = _shape(state_dict, 'head.weight', 5)[:3]
     if colors not in (1, 3) or frames % 2 == 0:
-        raise ValueError(
-            f'{colors} channel(s) and {frames} frames are none that MultiScaleDBLRNet has'
-        )
+        raise ValueError(f'{colors} channel(s) and {frames} frames do not fit MultiScaleDBLRNet')
     coarsest = _count(state_dict, 'down', 'scales')
     channels = (first, *(_shape(state_dict, f'down.{i}.weight', 4)[0] for i in range(coarsest)))
     names = [*(f'encoders.{i}' for i in range(coarsest)), 'body']
@@ -132,7 +131,7 @@ def _infer_multiscale(state_dict: Weights) -> tuple[dict[str, Any], dict[str, tu
     steps = list(enumerate(zip(channels[1:], channels[:-1], strict=True)))
     convs |= {f'down.{i}': (coarse, fine, 2, 2) for i, (coarse, fine) in steps}
     shapes = _with_bias(convs)
-    for i, (coarse, fine) in steps:  # a transposed convolution has its inputs first
+    for i, (coarse, fine) in steps:  # a transposed convolution's weight is (c_in, c_out, kh, kw)
         shapes |= {f'up.{i}.weight': (coarse, fine, 2, 2), f'up.{i}.bias': (fine,)}
     arguments = dict(
         num_frames=frames,
@@ -152,22 +151,22 @@ MARKERS = ' or '.join(known.marker for known in ARCHITECTURES.values())
 
 
 def _count(state_dict: Weights, name: str, what: str) -> int:
-    """How many numbered parts there are below a name; ValueError if a number is missing."""
+    """Count the numbered submodules of ``name``; raise ValueError if a number is missing."""
     pattern = re.compile(rf'{re.escape(name)}\.(\d{{1,6}})\.')
     numbers = {int(m[1]) for key in state_dict if (m := pattern.match(key))}
     count = max(numbers, default=-1) + 1
     if count > len(numbers):
-        raise ValueError(f'of {count} {what} some are missing')
+        raise ValueError(f'some of the {count} {what} are missing')
     return count
 
 
 def _block_shapes(name: str, count: int, maps: int) -> dict[str, tuple[int, ...]]:
-    """Weights of residual blocks."""
+    """Return the shapes of the weights of residual blocks."""
     return {f'{name}.{i}.conv{k}': (maps, maps, 3, 3) for i in range(count) for k in (1, 2)}
 
 
 def _with_bias(convs: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Shapes of weights and biases of convolutions, from those of the weights."""
+    """Return the shapes of weights and biases of convolutions, given those of the weights."""
     shapes = {f'{name}.weight': shape for name, shape in convs.items()}
     return shapes | {f'{name}.bias': shape[:1] for name, shape in convs.items()}
 
@@ -177,5 +176,5 @@ def _shape(state_dict: Weights, key: str, axes: int) -> tuple[int, ...]:
         raise ValueError(f'{key} is missing')
     shape = tuple(state_dict[key].shape)
     if len(shape) != axes:
-        raise ValueError(f'{key} is {shape}, not of {axes} axes')
+        raise ValueError(f'{key} has shape {shape}, expected {axes} axes')
     return shape

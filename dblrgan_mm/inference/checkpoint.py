@@ -1,4 +1,4 @@
-"""Checkpoints of generators: what they hold, and writing ones that say what they are."""
+"""Load generators from checkpoints, and publish them with a description."""
 
 import ast
 import errno
@@ -27,7 +27,7 @@ from dblrgan_mm.inference.architectures import (
     infer_architecture,
 )
 
-_TAG = re.compile(r'-([0-9a-f]{8})$')  # ends the name of a published file, as torch.hub has it
+_TAG = re.compile(r'-([0-9a-f]{8})$')  # end of a published file's name, the convention of torch.hub
 
 
 @dataclass
@@ -35,10 +35,10 @@ class Generator:
     """A trained generator.
 
     Attributes:
-        architecture: its type, 'DBLRNet' or 'MultiScaleDBLRNet', and that class's arguments.
-        state_dict: its weights, on the CPU.
-        averaged: whether the weights are a training's moving average (EMA).
-        meta: what the checkpoint says of itself, empty where it says nothing.
+        architecture: type, 'DBLRNet' or 'MultiScaleDBLRNet', and the arguments of that class.
+        state_dict: weights, on the CPU.
+        averaged: whether the weights are the moving average (EMA) of a training.
+        meta: description stored in the checkpoint; empty if there is none.
     """
 
     architecture: dict[str, Any]
@@ -48,54 +48,54 @@ class Generator:
 
 
 def load_generator(path: str | Path) -> Generator:
-    """Read the generator from a published file, a training's checkpoint or a bare state dict.
+    """Load a generator from a published file, a training checkpoint or a bare state dict.
 
-    Nothing in the file is executed: it is read with ``weights_only=True``. The architecture is
-    taken from the weights' names and shapes. ``residual`` of a DBLRNet, which has no shape, is
-    taken from the description in a published file, from the config in a training's checkpoint, or
-    from what the network does to a uniform grey clip.
+    The file is read with ``weights_only=True``, so nothing in it is executed. The architecture is
+    derived from the names and shapes of the weights. The argument ``residual`` of a DBLRNet, which
+    cannot be derived from shapes, is taken from the description in a published file, from the
+    config in a training checkpoint, or from the network's output for a uniform grey clip.
 
     Raises:
-        UserError: the file is missing, no checkpoint, damaged, would run code, or holds no
-            known generator; says which.
+        UserError: the file is missing, not a checkpoint, or damaged, would run code, or contains
+            no known generator. The message says which.
     """
     path = Path(path)
     content = read_content(path)
     try:
         return _interpret(content, path)
-    except (RuntimeError, MemoryError) as error:  # sizes too large, unheard-of kinds of tensors
+    except (RuntimeError, MemoryError) as error:  # sizes too large, unknown kinds of tensors
         raise UserError(
-            f'{path}: its weights cannot be used, it is damaged or no checkpoint of {TYPES}; give '
-            'another one'
+            f'{path}: its weights cannot be used: the file is damaged or not a checkpoint of '
+            f'{TYPES}; use another file'
         ) from error
 
 
 def _interpret(content: dict, path: Path) -> Generator:
-    """The generator in the content of a file; what :func:`load_generator` does after reading."""
+    """Build the generator from the content of a file, as described in :func:`load_generator`."""
     meta = _meta(content)
     stored = content.get('state_dict', content)
     if not isinstance(stored, dict):
-        raise UserError(f'{path}: its state_dict is no dictionary of weights')
+        raise UserError(f'{path}: its state_dict is not a dictionary of weights')
     state_dict, averaged = _generator_weights(stored)
-    # MMEngine's EMAHook stores the average in the place of the weights, and these beside it
+    # MMEngine's EMAHook stores the average as state_dict and the weights as ema_state_dict
     averaged = averaged or 'ema_state_dict' in content
     if not state_dict:
         raise UserError(
-            f'{path}: holds no {TYPES} (no {MARKERS} among its {len(stored)} entries); give a '
+            f'{path}: contains no {TYPES} (no {MARKERS} among its {len(stored)} entries); use a '
             f'checkpoint of {TYPES}, or of DBLRGAN'
         )
     try:
         architecture = infer_architecture(state_dict)
     except (KeyError, ValueError, AttributeError, IndexError) as error:
         raise UserError(
-            f'{path}: its weights are not those of a whole {find_architecture(state_dict)}: '
-            f'{error}; give a checkpoint of {TYPES}, or of DBLRGAN'
+            f'{path}: its weights do not form a valid {find_architecture(state_dict)}: '
+            f'{error}; use a checkpoint of {TYPES}, or of DBLRGAN'
         ) from error
     for name, weight in state_dict.items():
         if not weight.isfinite().all():
             raise UserError(
-                f'{path}: {name} holds values that are no finite numbers: the training diverged, '
-                'or the file is damaged; take another checkpoint'
+                f'{path}: {name} has NaN or infinite values: the training diverged, or the file is '
+                'damaged; use another checkpoint'
             )
     described = meta.get('architecture')
     has_residual = ARCHITECTURES[architecture['type']].residual
@@ -118,23 +118,24 @@ def _interpret(content: dict, path: Path) -> Generator:
 def publish(
     generator: Generator, target: Path, training_data: str, metric: str, **meta: Any
 ) -> Path:
-    """Write a generator with its description.
+    """Write a generator with its description to a file.
 
-    The weights' names begin with 'generator.', so that the file also serves as ``load_from`` or
-    checkpoint of a test, and as ``init_cfg=dict(type='Pretrained', prefix='generator.', ...)``.
+    The names of the weights begin with 'generator.', so that the file can also be used as
+    ``load_from``, as the checkpoint of a test, and in
+    ``init_cfg=dict(type='Pretrained', prefix='generator.', ...)``.
 
     Args:
-        generator: as loaded.
-        target: the file's name, to which the first 8 digits of its SHA-256 are added.
-        training_data: what it was trained on.
-        metric: what it reached, on what.
+        generator: generator as returned by :func:`load_generator`.
+        target: path of the file; the first 8 hex digits of its SHA-256 are added to the name.
+        training_data: what the generator was trained on.
+        metric: the score it reached, and on which data.
         **meta: further plain values for the description.
 
     Returns:
-        The file, '<stem>-<8 hexadecimal digits>.pth'.
+        Path of the written file, '<stem>-<8 hex digits>.pth'.
 
     Raises:
-        UserError: there is such a file already.
+        UserError: the file already exists.
     """
     description = dict(
         architecture=generator.architecture,
@@ -147,7 +148,7 @@ def publish(
     weights = {
         f'generator.{k}': v.detach().contiguous().clone() for k, v in generator.state_dict.items()
     }
-    # into memory first: torch tells a full disk, or one without permission, by no OSError
+    # Serialise to memory first: torch does not raise OSError for a full or write-protected disk.
     buffer = io.BytesIO()
     torch.save(dict(meta=description, state_dict=weights), buffer)
     content = buffer.getvalue()
@@ -155,22 +156,23 @@ def publish(
     if os.path.lexists(final):
         same = final.is_file() and final.read_bytes() == content
         raise UserError(
-            f'{final} exists already, '
-            + ('with the same content: nothing to do' if same else 'with other content: remove it')
+            f'{final} already exists with '
+            + ('the same content; nothing to do' if same else 'different content; remove it first')
         )
     files.write_whole(final, content)
     return final
 
 
 def read_content(path: Path) -> dict:
-    """The content of a file written by ``torch.save``, without executing anything in it.
+    """Read a file written by ``torch.save`` without executing anything in it.
 
     Raises:
-        UserError: the file is missing, damaged, no checkpoint, or would run code; says which.
+        UserError: the file is missing, damaged, or not a checkpoint, or would run code. The
+            message says which.
     """
     if not os.path.isfile(path):
         raise UserError(
-            f'{path} is a folder; give the file in it'
+            f'{path} is a folder; give the path of the checkpoint file'
             if os.path.isdir(path)
             else f'no checkpoint {path}; check the path'
         )
@@ -179,40 +181,41 @@ def read_content(path: Path) -> dict:
         found = sha256(path) if tag else ''
         content = _load(path)
     except OSError as error:
-        if error.errno == errno.EINVAL:  # torch seeks to before the beginning of a file cut off
-            raise UserError(f'{path}: not a checkpoint, or damaged; give another one') from error
+        if error.errno == errno.EINVAL:  # in a truncated file, torch seeks to before its beginning
+            raise UserError(f'{path}: not a checkpoint, or damaged; use another file') from error
         raise UserError(f'{path}: cannot be read ({error.strerror or error})') from error
     except MemoryError as error:
-        raise UserError(f'{path}: does not fit into memory, or is damaged') from error
+        raise UserError(f'{path}: too large for the memory, or damaged') from error
     except pickle.UnpicklingError as error:
         names = re.findall(r'GLOBAL (\w+(?:\.\w+)+)', str(error))
         if names or 'unrecognized function' in str(error):
             raise UserError(
-                f'{path}: refused, nothing in it was run: it asks to run code'
+                f'{path}: refused because it would run code'
                 + (f' ({names[0]})' if names else '')
-                + '; a checkpoint needs weights and plain values alone'
+                + '; nothing in it was executed. A checkpoint may contain only weights and plain '
+                'values'
             ) from error
-        raise UserError(f'{path}: not a checkpoint, or damaged; give another one') from error
+        raise UserError(f'{path}: not a checkpoint, or damaged; use another file') from error
     except UserError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
-        raise UserError(f'{path}: not a checkpoint, or damaged; give another one') from error
-    # other files may end in a date
+        raise UserError(f'{path}: not a checkpoint, or damaged; use another file') from error
+    # only published files are checked: 8 digits at the end of another name may be a date
     if tag and not found.startswith(tag[1]) and 'dblrgan_mm_version' in _meta(content):
         raise UserError(
-            f'{path}: is damaged: its SHA-256 begins with {found[:8]}, not with the {tag[1]} of '
-            'its name; copy it again'
+            f'{path}: is damaged: its SHA-256 begins with {found[:8]}, but its name says '
+            f'{tag[1]}; copy it again'
         )
     if not isinstance(content, dict):
         raise UserError(
-            f'{path}: holds a {type(content).__name__}, not the weights of a network; give a '
+            f'{path}: contains a {type(content).__name__}, not the weights of a network; use a '
             f'checkpoint of {TYPES}, or of DBLRGAN'
         )
     return content
 
 
 def _meta(content: Any) -> dict[str, Any]:
-    """What a checkpoint says of itself."""
+    """Return the description stored in a checkpoint, or {}."""
     meta = content.get('meta') if isinstance(content, dict) else None
     return meta if isinstance(meta, dict) else {}
 
@@ -220,11 +223,11 @@ def _meta(content: Any) -> dict[str, Any]:
 def _load(path: Path) -> Any:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:  # torch does not look at the checksums
-                raise UserError(f'{path}: is damaged: its checksums do not fit; copy it again')
+            if archive.testzip() is not None:  # torch does not verify the checksums
+                raise UserError(f'{path}: is damaged: its checksums do not match; copy it again')
 
     def load() -> Any:
-        # mapped: the optimiser's part of a training's checkpoint takes no memory
+        # memory-mapped, so that the optimiser state in a training checkpoint takes no memory
         return torch.load(
             path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path)
         )
@@ -243,7 +246,7 @@ def _load(path: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """Of a file, hexadecimal."""
+    """Return the SHA-256 of a file as a hex string."""
     digest = hashlib.sha256()
     with path.open('rb') as file:
         while part := file.read(1 << 20):
@@ -252,7 +255,10 @@ def sha256(path: Path) -> str:
 
 
 def _generator_weights(stored: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], bool]:
-    """The generator's weights, of its moving average where there is one; {} if there are none."""
+    """Extract the generator's weights, and whether they are its moving average.
+
+    The moving average is preferred if it has been updated. Returns {} if no generator is found.
+    """
     steps = stored.get('generator_ema.steps')
     averaged = isinstance(steps, torch.Tensor) and steps.numel() == 1 and steps.item() != 0
     prefixes = ['generator_ema.module.'] * averaged + ['generator.module.', 'generator.', 'module.']
@@ -266,9 +272,9 @@ def _generator_weights(stored: Mapping[str, Any]) -> tuple[dict[str, torch.Tenso
 
 
 def _residual_in_config(config: Any) -> bool | None:
-    """``residual`` of the DBLRNet in the text of an MMEngine config; None if it is not there.
+    """Read ``residual`` of the DBLRNet from the text of an MMEngine config.
 
-    The text is parsed, not run.
+    Returns None if the config has no DBLRNet as generator. The text is parsed, not executed.
     """
     try:
         tree = ast.parse(config) if isinstance(config, str) else None
@@ -284,7 +290,10 @@ def _residual_in_config(config: Any) -> bool | None:
 
 
 def _is_residual(state_dict: Mapping[str, torch.Tensor], architecture: Mapping[str, Any]) -> bool:
-    """Whether a network predicts a difference: that of a uniform grey clip is near 0, not 0.5."""
+    """Return whether a network predicts a difference to the centre frame.
+
+    For a uniform grey clip of value 0.5, such a network outputs about 0 instead of 0.5.
+    """
     network = build_network(state_dict, dict(architecture, residual=True))
     with torch.inference_mode():
         out = network(torch.full((1, network.num_frames, 3, 33, 33), 0.5))

@@ -1,4 +1,4 @@
-"""Frames in, restored frames out."""
+"""Restore the frames of a clip with a trained generator."""
 
 import ctypes
 import functools
@@ -27,38 +27,40 @@ _DTYPES = {
     str(dtype).removeprefix('torch.'): dtype
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 }
-DEFAULT = 'dblrnet_plus'  # of the weights that come with the package
-_CACHE = 20e6  # bytes of a strip's widest maps that a processor still works on fast
-_BATCH = 1 << 20  # pixels that keep a GPU busy
+DEFAULT = 'dblrnet_plus'  # name of the packaged weights used by default
+_CACHE = 20e6  # bytes: a CPU is fast while the largest layer input of a strip is below this
+_BATCH = 1 << 20  # pixels per batch that keep a GPU busy
 
 
 class Network(Protocol):
-    """What a :class:`Deblurrer` needs of a network."""
+    """Interface of the networks that :class:`Deblurrer` accepts."""
 
     num_frames: int
 
     def __call__(self, windows: torch.Tensor, tile: int | None) -> torch.Tensor:
-        """Windows (n, t, 3, h, w), RGB, uint8 or uint16, to frames (n, 3, h, w) in [0, 1]."""
+        """Map windows (n, t, 3, h, w), RGB, uint8 or uint16, to frames (n, 3, h, w) in [0, 1]."""
 
 
 class Deblurrer:
     """Restores clips of any length and size, frame by frame.
 
-    Holds no more frames than a window and, on a GPU, a batch of windows; beyond a clip's ends
-    frames are reflected, as in a test by ``VideoClipDataset``, so that both give the same.
+    Keeps only one window of frames in memory and, on a GPU, one batch of windows. Frames beyond
+    the ends of a clip are reflected, as ``VideoClipDataset`` does in tests, so that both give the
+    same result.
 
     Args:
-        network: what restores windows, e.g. a ``StripNetwork``.
-        device: where it runs.
-        tile: rows that are computed at once (for an ONNX file: rows and columns). The result
-            does not depend on it. None: on a CPU what suits its cache, on a GPU what fits into its
-            free memory. If memory runs out, the half of it is tried.
-        compile: compile the network with ``torch.compile``, and keep that if it is faster; the
-            log says how many frames it takes to pay back the time.
+        network: network that restores windows, e.g. a ``StripNetwork``.
+        device: device it runs on.
+        tile: rows computed at once (for an ONNX file: rows and columns); affects memory and speed,
+            not the result. None: chosen to suit the cache of a CPU, or to fit into the free memory
+            of a GPU. Halved and tried again when memory runs out.
+        compile: compile the network with ``torch.compile``, and keep the compiled network if it is
+            faster. The log says after how many frames the compilation pays off.
 
     Attributes:
-        meta: what the checkpoint says of itself.
-        identity: SHA-256 of the checkpoint and the dtype, '' for a network that came otherwise.
+        meta: description stored in the checkpoint.
+        identity: SHA-256 of the checkpoint and the dtype; '' for a network that was not loaded
+            from a file.
 
     Example:
         >>> deblurrer = Deblurrer.from_checkpoint()
@@ -83,7 +85,9 @@ class Deblurrer:
         self.identity = ''
         self._compile = compile
         if getattr(network, 'int8', False) and (compile or self.device.type != 'cpu'):
-            raise UserError('int8 runs on a CPU, uncompiled; give device cpu, without compile')
+            raise UserError(
+                'int8 runs only on a CPU and without compile; use device cpu and do not compile'
+            )
         if self.device.type == 'cpu':
             _keep_freed_memory()
 
@@ -99,34 +103,36 @@ class Deblurrer:
         """Load a network.
 
         Args:
-            path: a file by ``tools/publish_model.py``, a training's checkpoint, a state dict of
-                ``DBLRNet`` or ``MultiScaleDBLRNet``, or an ONNX file by
+            path: a file written by ``tools/publish_model.py``, a training checkpoint, a state dict
+                of ``DBLRNet`` or ``MultiScaleDBLRNet``, or an ONNX file written by
                 ``tools/export_onnx.py``; or the name of weights that come with the package,
-                'dblrnet_plus' (None) or 'dblrgan_plus'.
-            device: 'cpu', 'cuda', 'cuda:1' and so on; 'auto' takes a GPU if there is one.
-            dtype: 'float32', 'bfloat16' or 'float16'; 'auto' takes the fastest of these that the
-                device has: on a GPU by its generation, on a CPU bfloat16 if a short measurement
-                favours it. 'int8', for CPUs with VNNI, is faster still, and rounds more.
+                'dblrnet_plus' (used for None) or 'dblrgan_plus'.
+            device: 'cpu', 'cuda', 'cuda:1' and so on; 'auto' uses a GPU if there is one.
+            dtype: 'float32', 'bfloat16' or 'float16'; 'auto' uses the fastest of these on the
+                device: depending on the generation of a GPU, or bfloat16 on a CPU where a short
+                measurement shows that it is faster. 'int8', for CPUs with VNNI, is faster still
+                but less precise.
             tile: see :class:`Deblurrer`.
             compile: see :class:`Deblurrer`.
 
         Raises:
-            UserError: for a file that is no such checkpoint, an unknown device or dtype, a device
-                that is not there or has not that dtype, or a network that loses too much in int8.
+            UserError: the file is not such a checkpoint, the device or dtype is unknown or not
+                available, or the network loses too much accuracy in int8.
         """
         place = find_device(device)
         dtype = str(dtype).removeprefix('torch.')
         if dtype not in ('auto', *_DTYPES):
-            raise UserError(f'dtype must be auto, {", ".join(_DTYPES)}; got {dtype!r}')
+            raise UserError(f'dtype must be one of auto, {", ".join(_DTYPES)}; got {dtype!r}')
         if path is not None and Path(path).suffix.lower() == '.onnx':
             if dtype not in ('auto', 'float32') or compile:
                 raise UserError(
-                    f'{path}: an ONNX file runs in float32, uncompiled; leave those out'
+                    f'{path}: an ONNX file runs only in float32 and without compile; omit the '
+                    'dtype and compile options'
                 )
             from dblrgan_mm.inference.onnx_network import OnnxDBLRNet
 
             network = OnnxDBLRNet(path, None if str(device) == 'auto' else place)
-            deblurrer = cls(network, 'cpu', tile)  # onnxruntime brings frames to the GPU itself
+            deblurrer = cls(network, 'cpu', tile)  # onnxruntime itself copies frames to the GPU
             deblurrer.meta = network.meta
             deblurrer.identity = sha256(Path(path))
             return deblurrer
@@ -145,7 +151,7 @@ class Deblurrer:
         tile: int | None = None,
         compile: bool = False,
     ) -> 'Deblurrer':
-        """Use a generator that is loaded already; arguments as above."""
+        """Use a generator that is already loaded; see :meth:`from_checkpoint` for the arguments."""
         network = build_network(generator.state_dict, generator.architecture, dtype)
         deblurrer = cls(network, device, tile, compile)
         network.to(device)
@@ -156,15 +162,16 @@ class Deblurrer:
         """Restore a clip.
 
         Args:
-            frames: RGB, all of one size and kind: arrays (h, w, 3) or tensors (3, h, w), uint8 or
-                uint16 over their full range. Read as they are needed.
+            frames: RGB frames, all of the same type, shape and dtype: arrays (h, w, 3) or tensors
+                (3, h, w), uint8 or uint16 over their full range. Consumed lazily.
 
         Yields:
-            As many restored frames, in order, of the same kind; tensors on the device they came
-            from.
+            One restored frame per input frame, in order, of the same type, shape and dtype;
+            tensors are on the device of the input.
 
         Raises:
-            ValueError: a frame is of another shape or type than these, or than the first one.
+            ValueError: a frame has an unsupported type, shape or dtype, or differs from the first
+                frame.
         """
         reach = self.network.num_frames // 2
         rows = self.tile
@@ -197,51 +204,52 @@ class Deblurrer:
                 fits = channels is not None and frame.ndim == 3 and frame.shape[channels] == 3
                 if not fits or str(frame.dtype).split('.')[-1] not in ('uint8', 'uint16'):
                     raise ValueError(
-                        'a Deblurrer takes RGB frames of uint8 or uint16, arrays (h, w, 3) or '
-                        f'tensors (3, h, w), got {kind[0].__name__} {tuple(kind[1] or ())} of '
+                        'a Deblurrer takes RGB frames of uint8 or uint16, as arrays (h, w, 3) or '
+                        f'tensors (3, h, w); got {kind[0].__name__} {tuple(kind[1] or ())} of '
                         f'{kind[2]}'
                     )
                 first = kind
             elif kind != first:
                 raise ValueError(
-                    f'frame {i} is {tuple(kind[1] or ())} of {kind[2]}, those before '
-                    f'{tuple(first[1])} of {first[2]}; all frames of a clip are alike'
+                    f'frame {i} is {tuple(kind[1] or ())} of {kind[2]}, but the first frame is '
+                    f'{tuple(first[1])} of {first[2]}; all frames of a clip must have the same '
+                    'type, shape and dtype'
                 )
             yield frame
 
     def _to_device(self, frame: Frame) -> torch.Tensor:
         if isinstance(frame, np.ndarray):
             frame = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)
-        # a copy: the caller may fill the same memory with the next frame
+        # copy: the caller may reuse the memory for the next frame
         return frame.to(self.device, copy=True)
 
     def _batch_size(self, frame: Frame) -> int:
-        """Windows that are restored at once: a GPU wants work, a CPU has enough of one."""
+        """Return how many windows are restored at once: enough to keep a GPU busy, 1 on a CPU."""
         pixels = frame.size / 3 if isinstance(frame, np.ndarray) else frame.numel() / 3
         return max(1, min(16, int(_BATCH / pixels))) if self.device.type == 'cuda' else 1
 
     def _restore(
         self, batch: list[torch.Tensor], like: Frame, rows: int | None
     ) -> tuple[list[Frame], int]:
-        """Restored frames, and how many rows at once did it."""
+        """Restore a batch; return the frames, and how many rows were computed at once."""
         with torch.inference_mode():
             windows = torch.stack(batch) if len(batch) > 1 else batch[0][None]
             restored, rows = self._compute(windows, rows)
             if not restored.isfinite().all():
                 raise UserError(
-                    'the network gives values that are no finite numbers: its weights are damaged, '
-                    'or too large for its dtype; give another checkpoint, or dtype float32'
+                    'the network outputs NaN or infinite values: its weights are damaged, or too '
+                    'large for its dtype; use another checkpoint, or dtype float32'
                 )
-            return self._as_they_came(restored, like), rows
+            return self._in_input_format(restored, like), rows
 
     @staticmethod
-    def _as_they_came(restored: torch.Tensor, like: Frame) -> list[Frame]:
-        """Frames (n, 3, h, w) in [0, 1], which are written to, as frames like another one."""
+    def _in_input_format(restored: torch.Tensor, like: Frame) -> list[Frame]:
+        """Convert frames (n, 3, h, w) in [0, 1], in place, to frames of the format of ``like``."""
         is_array = isinstance(like, np.ndarray)
         kind = getattr(torch, like.dtype.name) if is_array else like.dtype
         top = torch.iinfo(kind).max
         restored = restored.mul_(top).round_().clamp_(0, top)
-        if kind == torch.uint8:  # a quarter of the bytes leaves the device
+        if kind == torch.uint8:  # so that only a quarter of the bytes leaves the device
             restored = restored.to(kind)
         if is_array:
             restored = restored.permute(0, 2, 3, 1).contiguous().cpu().numpy()
@@ -260,11 +268,11 @@ class Deblurrer:
                 failed = min(rows, windows.shape[-2])
                 if not is_out_of_memory(error) or failed == 1:
                     raise
-            # outside of the handler, which keeps the failed attempt's tensors alive
+            # outside the except block, where the exception keeps the failed attempt's tensors alive
             rows = failed // 2
             if self.device.type == 'cuda':
                 torch.cuda.empty_cache()
-            logger.warning('out of memory with %d rows at once: going on with %d', failed, rows)
+            logger.warning('out of memory with %d rows at once; retrying with %d', failed, rows)
 
     def _choose_tile(self, windows: torch.Tensor) -> int:
         height, width = windows.shape[-2:]
@@ -274,13 +282,13 @@ class Deblurrer:
         row = len(windows) * width * network.bytes_a_pixel
         if self.device.type == 'cuda':
             free = torch.cuda.mem_get_info(self.device)[0]
-            # input and output of the widest layer, the library's workspace, and as much again
+            # 4: input and output of the largest layer, the library's workspace, and a reserve
             return int(min(height, max(1, free / (4 * row))))
         step = network.row_step
         return min(height, max(step, int(_CACHE / row) // step * step))
 
     def _compile_if_faster(self, windows: torch.Tensor, rows: int) -> None:
-        """Measure the network as it is and compiled, and keep the faster."""
+        """Time the network with and without compilation, and keep the faster variant."""
         network = self.network
         if not isinstance(network, StripNetwork):
             return
@@ -299,34 +307,34 @@ class Deblurrer:
         setattr(network, part, torch.compile(getattr(network, part), dynamic=False))
         try:
             network(windows, rows)
-        except Exception as error:  # no compiler, or one that torch does not get along with
+        except Exception as error:  # no compiler, or one that torch cannot use
             delattr(network, part)
-            logger.warning('cannot be compiled, goes on as it is: %s', str(error).split('\n')[0])
+            logger.warning('compilation failed, running uncompiled: %s', str(error).split('\n')[0])
             return
         spent = time.perf_counter() - begin
         compiled = seconds()
         gain = (plain - compiled) / len(windows)
         if gain > 0:
             logger.info(
-                'compiled in %.0f s, %.2fx as fast: pays back after %d frames',
+                'compiled in %.0f s, %.2fx as fast; pays off after %d frames',
                 spent, plain / compiled, -(-spent // gain),
             )  # fmt: skip
         else:
             delattr(network, part)
             logger.warning(
-                'compiling took %.0f s and does not pay: %.2fx the speed; not compiled',
+                'compiled in %.0f s, but only %.2fx as fast; running uncompiled',
                 spent, plain / compiled,
             )  # fmt: skip
 
 
 def _reflected(frames: Iterable[torch.Tensor], reach: int) -> Iterator[torch.Tensor]:
-    """Frames continued by reflection at both ends, as far as there are frames to reflect.
+    """Extend a clip at both ends by ``reach`` reflected frames.
 
-    Of 0 1 2 3 with a reach of 2 this is 2 1 0 1 2 3 2 1.
+    For example, 0 1 2 3 with a reach of 2 becomes 2 1 0 1 2 3 2 1. An empty clip stays empty.
     """
     frames = iter(frames)
     first = list(itertools.islice(frames, 2 * reach + 1))
-    if len(first) <= reach:  # shorter than a reflection: walk to and fro
+    if len(first) <= reach:  # too short for one reflection: reflect repeatedly
         length = len(first)
         for i in range(-reach, length + reach if length else -reach):
             period = max(1, 2 * (length - 1))
@@ -342,10 +350,10 @@ def _reflected(frames: Iterable[torch.Tensor], reach: int) -> Iterator[torch.Ten
 
 
 def find_device(name: str | torch.device) -> torch.device:
-    """The device of a name.
+    """Return the device with a given name; 'auto' is a GPU if there is one, else the CPU.
 
     Raises:
-        UserError: it is not there, or unknown.
+        UserError: the device is unknown or not available.
     """
     name = str(name)
     if name == 'auto':
@@ -353,22 +361,22 @@ def find_device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f'{name!r} is no device; give auto, cpu, cuda or cuda:1') from error
+        raise UserError(f'{name!r} is not a device; use auto, cpu, cuda or cuda:1') from error
     if device.type == 'cuda':
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             seen = f'GPUs 0 to {count - 1}' if count > 1 else f'{count or "no"} GPU'
-            raise UserError(f'there is no device {name}: torch sees {seen}; give another, or cpu')
+            raise UserError(f'there is no device {name}: torch sees {seen}; use another, or cpu')
     elif device.type == 'mps':
         if not torch.backends.mps.is_available():
-            raise UserError('there is no device mps on this machine; give cpu')
+            raise UserError('there is no device mps on this machine; use cpu')
     elif device.type != 'cpu':
-        raise UserError(f'{name!r} is no device that is known here; give auto, cpu, cuda or cuda:1')
+        raise UserError(f'{name!r} is not a supported device; use auto, cpu, cuda or cuda:1')
     return device
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 or float16 where the device computes faster in it, else float32."""
+    """Return bfloat16 or float16 where the device is faster with it, else float32."""
     if device.type == 'cuda':
         if torch.cuda.get_device_capability(device) >= (8, 0):
             return torch.bfloat16
@@ -385,8 +393,11 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
 
 @functools.cache
 def _keep_freed_memory() -> None:
-    """Have glibc, in the whole process, keep up to 256 MB that were freed, in one place for all
-    threads. It would give them back after each strip, and the next one wait for them."""
+    """Make glibc keep up to 256 MB of freed memory, in one arena for all threads of the process.
+
+    By default it returns this memory to the operating system after each strip, and the next strip
+    has to wait for it.
+    """
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
     if mallopt is not None:
         trim_threshold, mmap_threshold, arena_max = -1, -3, -8
@@ -397,7 +408,10 @@ def _keep_freed_memory() -> None:
 
 @functools.cache
 def _seconds(dtype: torch.dtype) -> float:
-    """Of a small convolution on the CPU. Some have instructions for bfloat16 and gain nothing."""
+    """Time a small convolution on the CPU.
+
+    Some CPUs have instructions for bfloat16 but are not faster with it.
+    """
     weight = torch.full((64, 64, 3, 3), 0.5).to(dtype, memory_format=torch.channels_last)
     maps = torch.full((1, 64, 18, 320), 0.5).to(dtype, memory_format=torch.channels_last)
     times = []
@@ -410,7 +424,7 @@ def _seconds(dtype: torch.dtype) -> float:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch, onnxruntime or Python says that memory ran out."""
+    """Return whether an error of torch, onnxruntime or Python means that memory ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)
@@ -418,6 +432,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def released() -> dict[str, Path]:
-    """The weights that come with the package, by name."""
+    """Return the paths of the weights that come with the package, by name."""
     files = sorted((Path(__file__).parent / 'weights').glob('*-????????.pth'))
     return {file.stem[:-9]: file for file in files}

@@ -1,4 +1,4 @@
-"""3x3 convolutions for a CPU in 8-bit integers, and the image that sets their scales."""
+"""3x3 convolutions in 8-bit integers on a CPU, and the image that calibrates their ranges."""
 
 from typing import Any
 
@@ -9,19 +9,19 @@ from torch import nn
 
 
 class Int8Conv(nn.Module):
-    """3x3 convolution of maps of 8-bit integers.
+    """3x3 convolution of maps quantised to 8-bit integers.
 
-    A map stands as ``(value - zero) * step``, a weight as a multiple of its output map's own step;
-    products are added up exactly. Values out of the range are clipped to it. Jacob et al.,
-    "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
-    CVPR 2018.
+    An integer in a map represents the value ``(integer - zero) * step``. Weights are integers
+    times a step, one step per output map. Products are accumulated exactly. Input values outside
+    the range are clipped. From Jacob et al., "Quantization and Training of Neural Networks for
+    Efficient Integer-Arithmetic-Only Inference", CVPR 2018.
 
     Args:
         weight: (c_out, c_in, 3, 3), float32.
         bias: (c_out,).
         low, high: range of the input.
-        takes: dtype of the input: uint8, then ``low`` is 0, or float32, of which this layer makes
-            integers itself.
+        takes: dtype of the input: uint8, which requires ``low`` to be 0, or float32, which this
+            layer quantises itself.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class Int8Conv(nn.Module):
         integers = (weight / steps.view(-1, 1, 1, 1)).round().to(torch.int8)
         self.bias, self.steps = bias, steps
         self.zeros = torch.zeros(len(bias), dtype=torch.int32)
-        # in a layout of oneDNN's
+        # in oneDNN's own layout
         self.packed = torch.ops.onednn.qconv_prepack(
             integers, steps, self.step, self.zero, [1, 1], [0, 1], [1, 1], 1, None
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Rows in between those of x, in float32."""
+        """Convolve; the result has 2 rows fewer than ``x``, in float32."""
         return self._convolve(x, None, 'none')
 
     def into(
@@ -58,8 +58,14 @@ class Int8Conv(nn.Module):
         plus: torch.Tensor | None,
         following: 'Int8Conv',
     ) -> None:
-        """Write the rows in between those of x to a place in the input of the following layer,
-        after an addition, or else ReLU."""
+        """Convolve without vertical padding and write the result into the next layer's input.
+
+        Args:
+            place: part of the input of ``following`` to write to; 2 rows fewer than ``x``.
+            x: input.
+            plus: maps added to the result; None: apply ReLU instead.
+            following: the next layer.
+        """
         if plus is not None:
             torch.add(self(x), plus, out=place)
         else:
@@ -67,12 +73,12 @@ class Int8Conv(nn.Module):
             place.copy_(self._convolve(x, step, 'relu'))
 
     def quantized(self, maps: torch.Tensor) -> torch.Tensor:
-        """Of float32 the integers that this layer computes with."""
+        """Quantise float32 maps to this layer's input."""
         steps = torch.mul(maps, 1 / self.step).add_(self.zero + 0.5).clamp_(0, 255)
         return steps.to(torch.uint8, memory_format=torch.channels_last)
 
     def _convolve(self, x: torch.Tensor, step: float | None, after: str) -> torch.Tensor:
-        """In float32, or integers of a step."""
+        """Convolve; return float32, or uint8 in multiples of ``step`` if it is given."""
         return torch.ops.onednn.qconv_pointwise(
             x if x.dtype == torch.uint8 else self.quantized(x),
             self.step, self.zero, self.packed, self.steps, self.zeros, self.bias,
@@ -82,9 +88,9 @@ class Int8Conv(nn.Module):
 
 
 def has_int8() -> bool:
-    """Whether torch has these operators, and the CPU VNNI.
+    """Return whether torch has the int8 operators and the CPU has VNNI.
 
-    Without it oneDNN would add up products in 16 bits, and silently clip them.
+    Without VNNI, oneDNN accumulates products in 16 bits and saturates silently.
     """
     able = capabilities()
     vnni = able.get('avx512_vnni') or able.get('avx_vnni')
@@ -93,19 +99,19 @@ def has_int8() -> bool:
 
 
 def capabilities() -> dict[str, Any]:
-    """What the CPU can do, as torch from 2.10 on tells; {} before."""
+    """Return the CPU's capabilities as reported by torch 2.10 or later; {} for older versions."""
     return getattr(torch.cpu, 'get_capabilities', dict)()
 
 
 def dead_leaves(size: int = 256) -> np.ndarray:
-    """An image of opaque discs upon one another, (size, size, 3), uint8: always the same.
+    """Draw a dead leaves image: overlapping opaque discs, (size, size, 3), uint8, deterministic.
 
-    Its statistics are those of natural images (Lee, Mumford and Huang, "Occlusion Models for
-    Natural Images", IJCV 2001), and it has what strains a network: full contrast, sharp edges at
-    all scales, areas of pure black and white. Radii r from 2 pixels to a quarter of the image,
-    their density as 1 / r^3.
+    Its statistics resemble those of natural images (Lee, Mumford and Huang, "Occlusion Models for
+    Natural Images", IJCV 2001), and its full contrast, sharp edges at all scales and areas of pure
+    black and white are demanding for a network. Radii r range from 2 pixels to a quarter of the
+    image, with a density proportional to 1 / r^3.
     """
-    rng = np.random.RandomState(0)  # whose numbers NumPy promises to keep
+    rng = np.random.RandomState(0)  # NumPy guarantees a stable stream for RandomState
     image = np.zeros((size, size, 3), np.uint8)
     discs = 3000
     share = rng.random_sample(discs)

@@ -1,4 +1,4 @@
-"""Layers of the networks for inference, and what they do to frames."""
+"""Layers and colour conversions of the inference networks."""
 
 import torch
 from torch import nn
@@ -7,19 +7,19 @@ from torch.nn import functional as F
 from dblrgan_mm.inference.int8 import Int8Conv
 from dblrgan_mm.inference.winograd import NarrowConv, RowWinograd
 
-_WIDE = 48  # maps, in and out, from which on it pays to have fewer multiplications
-_LUMA = (0.299, 0.587, 0.114)  # BT.601, as dblrgan_mm.models.color, which imports MMagic
+_WIDE = 48  # with at least this many input and output maps, Winograd's algorithm is faster
+_LUMA = (0.299, 0.587, 0.114)  # BT.601, as in dblrgan_mm.models.color, which imports MMagic
 
 
 class Conv(nn.Module):
-    """3x3 convolution, of rows that have one above and one below, or zeros.
+    """3x3 convolution with zero padding in width, and without padding in height by default.
 
     Args:
         weight: (c_out, c_in, 3, 3).
         bias: (c_out,).
-        dtype: of the input, the weights and the result.
-        products: whether matrix products are used on a CPU where they are faster.
-        wide: whether that is so for many maps.
+        dtype: dtype of the input, the weights and the result.
+        products: whether to use matrix products on a CPU where they are faster.
+        wide: whether to use them also for layers with many maps (``RowWinograd``).
     """
 
     def __init__(
@@ -36,7 +36,6 @@ class Conv(nn.Module):
         weight = weight.detach().to(dtype, memory_format=torch.channels_last, copy=True)
         self.register_buffer('weight', weight)
         self.register_buffer('bias', bias.detach().to(dtype, copy=True))
-        # on a CPU all but the first layer are faster by matrix products
         self.products: RowWinograd | NarrowConv | None = None
         if products and wide and min(self.c_in, self.c_out) >= _WIDE:
             self.products = RowWinograd(self.weight, self.bias)
@@ -44,8 +43,8 @@ class Conv(nn.Module):
             self.products = NarrowConv(self.weight, self.bias)
 
     def forward(self, x: torch.Tensor, padding: int = 0) -> torch.Tensor:
-        """Rows in between those of x, or with a padding as many as there are."""
-        if isinstance(self.products, NarrowConv) and padding == 0 and _alone_on_cpu(x):
+        """Convolve; the result has 2 rows fewer than ``x``, or as many with ``padding=1``."""
+        if isinstance(self.products, NarrowConv) and padding == 0 and _is_single_on_cpu(x):
             return self.products(x[0])[None]
         return F.conv2d(x, self.weight, self.bias, padding=(padding, 1))
 
@@ -56,13 +55,19 @@ class Conv(nn.Module):
         plus: torch.Tensor | None,
         following: 'Conv | Int8Conv',
     ) -> None:
-        """Write the rows in between those of x to a place in the input of the following layer,
-        after an addition, or else ReLU."""
+        """Convolve without vertical padding and write the result into the next layer's input.
+
+        Args:
+            place: part of the input of ``following`` to write to; 2 rows fewer than ``x``.
+            x: input.
+            plus: maps added to the result; None: apply ReLU instead.
+            following: the next layer.
+        """
         if place.dtype == torch.uint8:
-            place.copy_(following.quantized(self(x)))  # its range begins with 0
+            place.copy_(following.quantized(self(x)))  # clips at 0 like ReLU
             return
         done, rows = 0, place.shape[2]
-        if isinstance(self.products, RowWinograd) and _alone_on_cpu(x):
+        if isinstance(self.products, RowWinograd) and _is_single_on_cpu(x):
             six = self.products.rows
             for done in range(0, rows - six + 1, six):
                 maps = self.products(x[0, :, done : done + six + 2].permute(1, 2, 0))
@@ -74,7 +79,7 @@ class Conv(nn.Module):
 
 
 def _finish(maps: torch.Tensor, place: torch.Tensor, plus: torch.Tensor | None, begin: int) -> None:
-    """Write maps to the rows of a place from ``begin`` on, after an addition, or else ReLU."""
+    """Write maps to the rows of ``place`` from ``begin`` on, after adding ``plus`` or ReLU."""
     rows = slice(begin, begin + maps.shape[2])
     if plus is None:
         torch.clamp_min(maps, 0, out=place[:, :, rows])
@@ -82,19 +87,19 @@ def _finish(maps: torch.Tensor, place: torch.Tensor, plus: torch.Tensor | None, 
         torch.add(maps, plus[:, :, rows], out=place[:, :, rows])
 
 
-def _alone_on_cpu(x: torch.Tensor) -> bool:
+def _is_single_on_cpu(x: torch.Tensor) -> bool:
     return len(x) == 1 and x.device.type == 'cpu'
 
 
 def over_time(
     weight: torch.Tensor, bias: torch.Tensor, frames_out: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A 3D convolution without temporal padding as a 2D one over (frame, channel) maps.
+    """Convert a 3D convolution without temporal padding to a 2D one over (frame, channel) maps.
 
     Args:
         weight: (c_out, c_in, kt, 3, 3).
         bias: (c_out,).
-        frames_out: frames that the 3D convolution gives, for ``frames_out + kt - 1``.
+        frames_out: output frames of the 3D convolution, for ``frames_out + kt - 1`` input frames.
 
     Returns:
         Weight (frames_out c_out, (frames_out + kt - 1) c_in, 3, 3) and bias (frames_out c_out,).
@@ -107,16 +112,17 @@ def over_time(
 
 
 def unit_range(frames: torch.Tensor) -> torch.Tensor:
-    """uint8 or uint16 to float32 in [0, 1]; floating ones to float32."""
+    """Convert uint8 or uint16 frames to float32 in [0, 1], and floating-point ones to float32."""
     if frames.is_floating_point():
         return frames.float()
     return frames.float() / torch.iinfo(frames.dtype).max
 
 
 def luma(rgb: torch.Tensor) -> torch.Tensor:
-    """Y (..., 1, h, w) of RGB (..., 3, h, w), uint8 or uint16, or floating in [0, 1].
+    """Convert RGB (..., 3, h, w), uint8, uint16 or floating point in [0, 1], to luma.
 
-    float32, in [0, 1].
+    Returns:
+        (..., 1, h, w), float32, in [0, 1].
     """
     top = 1.0 if rgb.is_floating_point() else torch.iinfo(rgb.dtype).max
     red, green, blue = (channel.float() for channel in rgb.unbind(-3))

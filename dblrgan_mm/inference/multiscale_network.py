@@ -1,4 +1,4 @@
-"""MultiScaleDBLRNet for inference: several scales, computed strip by strip."""
+"""MultiScaleDBLRNet for inference, computed strip by strip at all scales."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,32 +11,33 @@ from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference.layers import Conv, over_time
 from dblrgan_mm.inference.strip_network import State, Strip, StripNetwork
 
-# as dblrgan_mm.models.multiscale_dblrnet, which imports MMagic
+# the same as in dblrgan_mm.models.multiscale_dblrnet, which imports MMagic
 _MEAN, _INPUT_SCALE, _OUTPUT_SCALE = 0.45, 4.0, 0.1
 
 
 class StripMultiScaleDBLRNet(StripNetwork):
     """A trained MultiScaleDBLRNet that restores windows of any size in bounded memory.
 
-    It computes what ``MultiScaleDBLRNet`` computes from the same weights:
+    It computes the same function as ``MultiScaleDBLRNet``, from the same weights:
 
-    - the 3D convolution of the first layer is a 2D one over all frames' channels at once, and the
-      scales of the input and the output are folded into the first and the last layer;
-    - all scales advance together from strip to strip. A skip connection holds its rows until those
-      of the coarser scales have arrived.
+    - the 3D convolution of the first layer becomes a 2D convolution over the channels of all
+      frames, and the factors of the input and the output are folded into the first and the last
+      layer;
+    - all scales advance together from strip to strip. A skip connection holds its rows until the
+      rows of the coarser scales have arrived.
 
-    Its layers are direct convolutions, but for the last one (``winograd.NarrowConv``): with 64 and
-    96 maps in few rows ``RowWinograd`` is not faster.
+    All layers are direct convolutions, except for the last one (``winograd.NarrowConv``):
+    ``RowWinograd`` is not faster for 64 or 96 maps with few rows.
 
     Ours.
 
     Args:
-        state_dict: a ``MultiScaleDBLRNet``'s.
-        architecture: that network's arguments: num_frames, color, channels, num_blocks.
-        dtype: of the convolutions, a floating one; frames, luma and the result are float32.
+        state_dict: weights of a ``MultiScaleDBLRNet``.
+        architecture: arguments of that network: num_frames, color, channels, num_blocks.
+        dtype: floating-point dtype of the convolutions; frames, luma and the result are float32.
 
     Raises:
-        UserError: for int8.
+        UserError: the dtype is int8.
 
     Example:
         >>> net = MultiScaleDBLRNet().eval()
@@ -54,7 +55,7 @@ class StripMultiScaleDBLRNet(StripNetwork):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         if dtype == torch.int8:
-            raise UserError('int8 is for DBLRNet, this is a MultiScaleDBLRNet; give float32')
+            raise UserError('int8 is not supported by MultiScaleDBLRNet; use float32')
         super().__init__(architecture['num_frames'], architecture['color'], dtype)
         num_blocks = architecture['num_blocks']
         coarsest = len(num_blocks) - 1
@@ -85,11 +86,11 @@ class StripMultiScaleDBLRNet(StripNetwork):
         weight, bias = stored('tail')
         self.tail = conv(_OUTPUT_SCALE * weight, _OUTPUT_SCALE * bias)
         self.multiple = 2**coarsest
-        self.row_step = 6 * self.multiple  # with fewer rows the coarsest layers have too few
+        self.row_step = 6 * self.multiple  # so that the coarsest layers have enough rows
 
     @property
     def halo(self) -> int:
-        """As of ``MultiScaleDBLRNet``."""
+        """The same as ``MultiScaleDBLRNet.halo``."""
         reach = 1
         for decoder in self.decoders:
             reach = -(-(reach + 2 * len(decoder)) // 2)
@@ -100,12 +101,12 @@ class StripMultiScaleDBLRNet(StripNetwork):
 
     @property
     def bytes_a_pixel(self) -> int:
-        """Of the maps of the scale that takes most."""
+        """Bytes per full-resolution pixel of the maps of the scale that needs the most memory."""
         maps = [self.head.c_out, *(down.c_out / 4**i for i, down in enumerate(self.down, 1))]
         return int(max(maps) * self.dtype.itemsize)
 
     def prepare(self, frames: torch.Tensor) -> torch.Tensor:
-        """Centred around the mean, and padded to whole pixels of all scales."""
+        """Subtract the mean, and pad rows and columns to a multiple of :attr:`multiple`."""
         height, width = frames.shape[-2:]
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
         return F.pad(frames - _MEAN, pad, mode='replicate')
@@ -138,9 +139,9 @@ class StripMultiScaleDBLRNet(StripNetwork):
             rows = strip.blocks(self.encoders[0], maps, None)
         skips = []
         for down, blocks in zip(self.down, [*self.encoders[1:], self.body], strict=True):
-            skips.append(_pairs(strip, rows))
+            skips.append(_even_pieces(strip, rows))
             count = sum(piece.shape[2] for piece in skips[-1]) // 2
-            maps, place = _opened(strip, blocks, None, down.c_out, rows, count, rows.shape[3] // 2)
+            maps, place = _open(strip, blocks, None, down.c_out, rows, count, rows.shape[3] // 2)
             down.into(place, skips[-1])
             rows = strip.blocks(blocks, maps, None)
         for i in reversed(range(len(self.up))):
@@ -148,9 +149,9 @@ class StripMultiScaleDBLRNet(StripNetwork):
             following = None if i else self.tail
             count, width = 2 * rows.shape[2], 2 * rows.shape[3]
             waiting = [*(strip.held() or []), *skips[i]]
-            skipped = list(_taken(waiting, count))
+            skipped = list(_take_rows(waiting, count))
             strip.hold(waiting)
-            maps, place = _opened(strip, blocks, following, up.c_out, rows, count, width)
+            maps, place = _open(strip, blocks, following, up.c_out, rows, count, width)
             up.into(place, rows, skipped)
             rows = strip.blocks(blocks, maps, following)
         strip.keep(rows)
@@ -168,11 +169,11 @@ class _Down(nn.Module):
         self.register_buffer('bias', bias.detach().to(dtype, copy=True))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, c_in, 2 h, 2 w) to (n, c_out, h, w)."""
+        """Map (n, c_in, 2 h, 2 w) to (n, c_out, h, w)."""
         return F.conv2d(x, self.weight, self.bias, stride=2)
 
     def into(self, place: torch.Tensor, pieces: list[torch.Tensor]) -> None:
-        """Write the result of rows that come in pieces to a place."""
+        """Convolve input rows given as a list of pieces, and write the result to ``place``."""
         done = 0
         for piece in pieces:
             count = piece.shape[2] // 2
@@ -190,12 +191,15 @@ class _Up(nn.Module):
         self.register_buffer('bias', bias.detach().to(dtype, copy=True))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, c_in, h, w) to (n, c_out, 2 h, 2 w)."""
+        """Map (n, c_in, h, w) to (n, c_out, 2 h, 2 w)."""
         return F.conv_transpose2d(x, self.weight, self.bias, stride=2)
 
     def into(self, place: torch.Tensor, x: torch.Tensor, skipped: list[torch.Tensor]) -> None:
-        """Write the result, plus rows that come in pieces of pairs, to a place."""
-        for odd in (0, 1):  # rows of the result
+        """Upsample, add the rows of a skip connection, and write the sum to ``place``.
+
+        ``skipped`` holds those rows in pieces, each with an even number of rows.
+        """
+        for odd in (0, 1):  # even rows of the result, then odd rows
             taps = self.weight[:, :, odd].transpose(1, 2).flatten(1)  # (c_in, 2 c_out)
             pixels = F.linear(x.permute(0, 2, 3, 1), taps.T, self.bias.repeat(2))
             maps = pixels.flatten(2).unflatten(2, (-1, self.c_out)).permute(0, 3, 1, 2)
@@ -213,7 +217,7 @@ def _residual(blocks: nn.ModuleList, maps: torch.Tensor) -> torch.Tensor:
     return maps
 
 
-def _opened(
+def _open(
     strip: Strip,
     blocks: nn.ModuleList,
     following: Conv | None,
@@ -222,9 +226,11 @@ def _opened(
     count: int,
     width: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The input of residual blocks, or of what follows on none, and in it the place of new rows.
+    """Allocate the input of residual blocks, or of the following layer if there are no blocks.
 
-    Where nothing follows either, the rows alone.
+    Returns:
+        The whole input, and the view of it where the new rows have to be written. Both are the new
+        rows alone if there are neither blocks nor a following layer.
     """
     layer = blocks[0][0] if len(blocks) else following
     if layer is not None:
@@ -236,8 +242,11 @@ def _opened(
     return rows, rows
 
 
-def _pairs(strip: Strip, rows: torch.Tensor) -> list[torch.Tensor]:
-    """Rows in pieces with an even number each; a last one without a fellow waits for it."""
+def _even_pieces(strip: Strip, rows: torch.Tensor) -> list[torch.Tensor]:
+    """Split rows into pieces with an even number of rows each.
+
+    An unpaired last row is held for the next strip, where it starts the first piece.
+    """
     held = strip.held()
     pieces = []
     if held is not None:
@@ -249,8 +258,8 @@ def _pairs(strip: Strip, rows: torch.Tensor) -> list[torch.Tensor]:
     return [*pieces, even] if even.shape[2] else pieces
 
 
-def _taken(waiting: list[torch.Tensor], count: int) -> Iterator[torch.Tensor]:
-    """The first rows of pieces, of which they are taken away."""
+def _take_rows(waiting: list[torch.Tensor], count: int) -> Iterator[torch.Tensor]:
+    """Remove the first ``count`` rows from the list of pieces, and yield them."""
     while count:
         piece = waiting.pop(0)
         if piece.shape[2] > count:

@@ -1,4 +1,4 @@
-"""Encoded frames, and the sound and subtitles of their source, in one video file."""
+"""Mux encoded frames with the sound and subtitles of their source into one video file."""
 
 import bisect
 import contextlib
@@ -27,21 +27,21 @@ def mux(
     """Write a video file.
 
     Args:
-        segments: encoded frames in order, as ``VideoParts`` names them.
-        given: their format.
-        target: the file; its suffix is the container.
-        source: the video that sound, subtitles, chapters and titles are copied from.
-        cut: whether the frames are a part of the source's. Time then begins at the first one, and
-            sound is cut to them, to the nearest packet. Otherwise time begins where the source
-            does.
-        last_duration: how long the last frame stays, in units of the time base. None: as long as
-            frames do on average.
+        segments: files of encoded frames, in order, named as by ``VideoParts``.
+        given: format of the frames.
+        target: path of the file; its suffix selects the container.
+        source: video to copy sound, subtitles, chapters and titles from; None: copy nothing.
+        cut: whether the frames are only a part of the source. If so, time starts at the first
+            frame, and sound is cut to the frames, to the nearest packet. Otherwise time starts
+            where the source starts.
+        last_duration: duration of the last frame, in units of the time base. None: the average
+            duration of a frame. Ignored if ``cut``.
 
     Returns:
-        What of the source could not be taken over, a few words each.
+        Descriptions of what could not be copied from the source, a few words each.
 
     Raises:
-        UserError: the segments are not of one encoder.
+        UserError: the segments were written by different encoders.
     """
     import av
 
@@ -50,9 +50,9 @@ def mux(
     except av.FFmpegError as error:
         if source is None or (isinstance(error, OSError) and error.errno):
             raise
-        # the frames are ours and whole: it is a packet of the source, met at one of theirs
+        # our packets are valid, so a source packet must have failed
         left_out = _write(segments, given, target, source, cut, last_duration, streams=False)
-        return [*left_out, f'its sound and subtitles, which are damaged ({error.strerror})']
+        return [*left_out, f'sound and subtitles, which are damaged ({error.strerror})']
 
 
 def _write(
@@ -73,7 +73,7 @@ def _write(
     first = shown[0] if cut else 0
     end = (shown[-1] + interval) * base if cut else None
     last_duration = interval if cut else last_duration or interval
-    # frames are decoded before they are shown: by how many positions at most
+    # largest number of positions by which a frame is decoded before it is shown
     delay = max(i - bisect.bisect_left(shown, pts) for i, pts in enumerate(times))
     left_out: list[str] = []
     refused: Counter[str] = Counter()
@@ -86,8 +86,8 @@ def _write(
         video.codec_context.framerate = given.rate
         codec = video.codec_context.name
         if codec == 'hevc' and target.suffix != '.mkv':
-            video.codec_tag = 'hvc1'  # players of Apple ask for it
-        if codec == 'ffv1':  # the others have them in their own data
+            video.codec_tag = 'hvc1'  # required by Apple's players
+        if codec == 'ffv1':  # other codecs store these in the bitstream
             video.codec_context.color_primaries = given.tags['color_primaries']
             video.codec_context.color_trc = given.tags['color_trc']
 
@@ -98,7 +98,7 @@ def _write(
                 packet.duration = last_duration if after is None else after - packet.pts
                 back = delay - i
                 packet.dts = shown[0] - back * interval if back > 0 else shown[-back]
-                if i == len(times) - 1:  # in .mp4 the track ends with the one decoded last
+                if i == len(times) - 1:  # in .mp4 the track ends with the last decoded frame
                     length = shown[-1] + last_duration - shown[0]
                     decoded = packet.dts - (shown[0] - delay * interval)
                     packet.duration = max(1, length - decoded)
@@ -113,12 +113,14 @@ def _write(
             original = stack.enter_context(open_container(source))
             copies, left_out = _copy_streams(original, source, out, video, streams)
             start = Fraction(original.start_time or 0, 1_000_000)
-            # broadcasts begin anywhere; where sound begins before 0, that is its run-in
+            # The time stamps of broadcasts start anywhere. A start before 0, with all frames at 0
+            # or later, is only the priming of the sound and is not shifted.
             if not cut and (start > 0 or shown[0] < 0):
                 first = round(start / base)
             if not cut:
-                out.set_chapters([_moved(chapter, first * base) for chapter in original.chapters()])
-            flows.append(_copied(original, copies, first * base, end))
+                chapters = original.chapters()
+                out.set_chapters([_shifted(chapter, first * base) for chapter in chapters])
+            flows.append(_copied_packets(original, copies, first * base, end))
         for _, packet in heapq.merge(*flows, key=lambda item: item[0]):
             stream = packet.stream
             try:
@@ -126,12 +128,12 @@ def _write(
             except av.FFmpegError as error:
                 if stream is video or (isinstance(error, OSError) and error.errno):
                     raise
-                refused[f'packets of its {stream.type} stream {stream.index}, damaged ones'] += 1
+                refused[f'damaged packets of {stream.type} stream {stream.index}'] += 1
     return left_out + [f'{count} {what}' for what, count in refused.items()]
 
 
 def _packets(segments: list[Path], base: Fraction) -> Iterator[Any]:
-    """The encoded frames of all segments in order, times in units of ``base``."""
+    """Yield the encoded frames of all segments in order, with times in units of ``base``."""
     import av
 
     extradata = None
@@ -142,11 +144,11 @@ def _packets(segments: list[Path], base: Fraction) -> Iterator[Any]:
                 extradata = stream.codec_context.extradata
             if stream.codec_context.extradata != extradata:
                 raise UserError(
-                    f'{path.parent}: was begun with another version of the encoder; run '
-                    'again with --overwrite in place of --resume'
+                    f'{path.parent}: was started with another version of the encoder; run again '
+                    'with --overwrite instead of --resume'
                 )
             packets = [packet for packet in container.demux(stream) if packet.size]
-            # the muxer moves times so that none is negative
+            # the muxer shifts times so that none is negative; undo that
             shift = int(path.stem.split('_')[2]) - min(
                 round(packet.pts * packet.time_base / base) for packet in packets
             )
@@ -158,10 +160,11 @@ def _packets(segments: list[Path], base: Fraction) -> Iterator[Any]:
 def _copy_streams(
     original: Any, source: Path, out: Any, video: Any, streams: bool
 ) -> tuple[dict[int, Any], list[str]]:
-    """Make a stream for each of sound and subtitles, and take over titles and languages.
+    """Add output streams for sound and subtitles, and copy fonts, titles and languages.
 
     Returns:
-        The streams by the source's numbers, and what is left out, a few words each.
+        The output streams by stream index in the source, and descriptions of what is left out, a
+        few words each.
     """
     copies, left_out = {}, []
     pictures = video_stream(original, source)
@@ -169,10 +172,10 @@ def _copy_streams(
         if stream is pictures or (stream.type in ('audio', 'subtitle') and not streams):
             continue
         if stream.type not in ('audio', 'subtitle', 'attachment'):
-            left_out.append(f'its {stream.type} stream {stream.index}')
-        elif not _takes(out, stream):
+            left_out.append(f'{stream.type} stream {stream.index}')
+        elif not _can_hold(out, stream):
             suffix = Path(out.name).suffix
-            left_out.append(f'its {stream.type} stream {stream.index}, which {suffix} cannot hold')
+            left_out.append(f'{stream.type} stream {stream.index}, which {suffix} does not support')
         elif stream.type == 'attachment':  # fonts of subtitles
             out.add_attachment(stream.name, stream.mimetype, stream.data)
         else:
@@ -184,8 +187,11 @@ def _copy_streams(
     return copies, left_out
 
 
-def _takes(container: Any, stream: Any) -> bool:
-    """Whether an output container can hold a stream: it is tried, lists of FFmpeg tell less."""
+def _can_hold(container: Any, stream: Any) -> bool:
+    """Return whether an output container can hold a stream.
+
+    This is tried out, because FFmpeg's lists of supported codecs are not reliable.
+    """
     import av
 
     if stream.type == 'attachment':
@@ -201,31 +207,32 @@ def _takes(container: Any, stream: Any) -> bool:
     return True
 
 
-def _moved(chapter: Any, begin: Fraction) -> Any:
-    """A chapter whose time counts from ``begin``, in seconds."""
+def _shifted(chapter: Any, begin: Fraction) -> Any:
+    """Return a chapter with its times counted from ``begin``, in seconds."""
     shift = round(begin / chapter['time_base'])
     return {**chapter, 'start': chapter['start'] - shift, 'end': chapter['end'] - shift}
 
 
 def _describe(copy: Any, stream: Any) -> None:
-    """Take over the language, title and disposition of a stream."""
+    """Copy the language, title and disposition of a stream."""
     wanted = ('language', 'title', 'handler_name')
     copy.metadata.update({k: v for k, v in stream.metadata.items() if k.lower() in wanted})
     copy.disposition = stream.disposition
 
 
-def _copied(
+def _copied_packets(
     container: Any, copies: dict[int, Any], begin: Fraction, end: Fraction | None
 ) -> Iterator[tuple[float, Any]]:
-    """The packets of a source's streams, with the time in seconds that they are sorted by.
+    """Yield the packets to copy from a source, with the time in seconds to sort them by.
 
-    Where times fall back, as they do where files were joined, they go on from the last one.
+    Where times jump back, as in files that were joined, they continue from the last time.
 
     Args:
         container: the source.
-        copies: the stream that each stream, by its number, goes to.
-        begin: seconds that become 0.
-        end: seconds at which it ends, and what lies before ``begin`` is left out; None: all.
+        copies: output streams by stream index in the source.
+        begin: time in the source, in seconds, that becomes 0.
+        end: time in seconds where the copy ends; packets before ``begin`` are then left out, too.
+            None: copy all packets.
     """
     import av
 
@@ -244,7 +251,8 @@ def _copied(
             packet.dts += shifts[copy]
             if packet.pts is not None:
                 packet.pts += shifts[copy]
-            # containers take rising times alone; equal ones stand in Matroska, others in damage
+            # Containers require increasing times, but Matroska files may contain equal times, and
+            # damaged files decreasing ones.
             if packet.dts <= last.get(copy, packet.dts - 1):
                 packet.dts = last[copy] + 1
                 packet.pts = None if packet.pts is None else max(packet.pts, packet.dts)
@@ -258,4 +266,4 @@ def _copied(
                 packet.pts -= shift
             yield float(packet.dts * packet.time_base), packet
     except av.FFmpegError:
-        return  # the end of a damaged file, told when its frames were read
+        return  # end of a damaged file, already reported when its frames were read

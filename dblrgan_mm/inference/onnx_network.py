@@ -1,4 +1,4 @@
-"""A generator as an ONNX file, run by onnxruntime."""
+"""Run a generator exported to ONNX with onnxruntime."""
 
 import json
 from pathlib import Path
@@ -13,27 +13,27 @@ INPUT, OUTPUT = 'windows', 'restored'
 
 
 class OnnxDBLRNet:
-    """Restores windows with a file that ``tools/export_onnx.py`` wrote, in float32.
+    """Restores windows in float32 with a file written by ``tools/export_onnx.py``.
 
-    The frame is cut into square tiles, each computed with the :attr:`halo` that its result
-    depends on, so that the tiles do not show. Tiles begin at multiples of :attr:`multiple`, where
-    a network of several scales has whole pixels of all of them.
+    The frame is divided into square tiles. Each tile is computed together with the surrounding
+    :attr:`halo` that its result depends on, so that there are no seams. Tiles start at multiples
+    of :attr:`multiple`, so that they consist of whole pixels at every scale of the network.
 
     Args:
-        path: the ONNX file.
-        device: a CPU, or a GPU, which needs the package onnxruntime-gpu. None: a GPU if there
-            is one that onnxruntime can use.
+        path: path of the ONNX file.
+        device: the CPU, or a GPU, which needs the package onnxruntime-gpu. None: a GPU if there is
+            one that onnxruntime can use.
 
     Attributes:
         num_frames: frames in a window.
         halo: pixels around a tile that are computed with it.
-        multiple: the side of a tile is rounded up to a multiple of it.
-        default_tile: the side of tiles, in pixels, that take about 400 MB.
-        meta: what the file says of itself.
+        multiple: the side of a tile is rounded up to a multiple of this number.
+        default_tile: side of a tile, in pixels, that needs about 400 MB.
+        meta: description stored in the file.
 
     Raises:
-        UserError: the file is missing, damaged or none of ours; onnxruntime, or its part for the
-            GPU, is missing.
+        UserError: the file is missing, damaged, or was not written by ``tools/export_onnx.py``, or
+            onnxruntime or its GPU support is missing.
     """
 
     def __init__(self, path: str | Path, device: torch.device | None = None) -> None:
@@ -46,24 +46,24 @@ class OnnxDBLRNet:
             device = torch.device('cuda' if usable and torch.cuda.is_available() else 'cpu')
         provider = 'CPUExecutionProvider' if device.type == 'cpu' else gpu
         unusable = UserError(
-            f'{path}: this onnxruntime cannot run on {device}; install onnxruntime-gpu, or give '
+            f'{path}: this onnxruntime cannot run on {device}; install onnxruntime-gpu, or use '
             '--device cpu'
         )
         if device.type not in ('cpu', 'cuda') or (device.type == 'cuda' and not usable):
             raise unusable
         options = onnxruntime.SessionOptions()
-        options.enable_cpu_mem_arena = False  # which would keep the memory of the largest tile
+        options.enable_cpu_mem_arena = False  # the arena would keep the memory of the largest tile
         options.log_severity_level = 4
         options.intra_op_num_threads = torch.get_num_threads()
         where = [(provider, {'device_id': device.index or 0} if device.type == 'cuda' else {})]
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=where)
-        except Exception as error:  # onnxruntime's errors have no base of their own
+        except Exception as error:  # onnxruntime's errors have no common base class
             raise UserError(
-                f'{path}: not an ONNX file that can be run, or damaged ({type(error).__name__}); '
-                'write it anew with tools/export_onnx.py'
+                f'{path}: not a valid ONNX file, or damaged ({type(error).__name__}); export it '
+                'again with tools/export_onnx.py'
             ) from error
-        if provider not in self._session.get_providers():  # it goes on with the CPU in silence
+        if provider not in self._session.get_providers():  # onnxruntime silently uses the CPU then
             raise unusable
         self.meta = _meta(self._session.get_modelmeta().custom_metadata_map)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
@@ -71,28 +71,28 @@ class OnnxDBLRNet:
         frames = inputs[0].shape[1] if inputs and len(inputs[0].shape) == 5 else None
         if names != [[INPUT], [OUTPUT]] or not isinstance(frames, int) or not self.meta:
             raise UserError(
-                f'{path}: was not written by tools/export_onnx.py (it takes {names[0]} and gives '
-                f'{names[1]}); export the network with it'
+                f'{path}: was not written by tools/export_onnx.py (its inputs are {names[0]}, its '
+                f'outputs {names[1]}); export the network with that tool'
             )
         self.num_frames: int = frames
         self.halo: int = self.meta['halo']
         self.multiple: int = self.meta.get('multiple', 1)
-        # 256 for the default DBLRNet: 435 MB in the two widest layers
+        # with 256, the two widest layers of the default DBLRNet need 435 MB
         self.default_tile = 256 if self.multiple == 1 else 1024
         expected = torch.tensor(self.meta.pop('probe', []))
         found = self(probe(self.num_frames)).flatten() if len(expected) else expected
         if found.shape != expected.shape or not torch.allclose(found, expected, atol=1e-3):
             raise UserError(
-                f'{path}: does not compute what it did when it was written: it is damaged; write '
-                'it anew with tools/export_onnx.py'
+                f'{path}: is damaged: its output has changed since the export; export it again '
+                'with tools/export_onnx.py'
             )
 
     def __call__(self, windows: torch.Tensor, tile: int | None = None) -> torch.Tensor:
         """Restore the centre frames.
 
         Args:
-            windows: (n, t, 3, h, w), RGB, uint8 or uint16, or floating in [0, 1].
-            tile: rows and columns that are computed at once, besides the halo. None: all.
+            windows: (n, t, 3, h, w), RGB, uint8 or uint16, or floating point in [0, 1].
+            tile: rows and columns computed at once, not counting the halo. None: all.
 
         Returns:
             (n, 3, h, w), float32, RGB in [0, 1], not clamped.
@@ -105,7 +105,7 @@ class OnnxDBLRNet:
         restored = torch.empty(count, 3, height, width)
         for top in range(0, height, tile):
             for left in range(0, width, tile):
-                # no halo beyond the frame: the network pads there, as for the whole frame
+                # no halo beyond the frame, where the network pads as it does for whole frames
                 above, before = min(top, self.halo), min(left, self.halo)
                 part = windows[
                     ...,
@@ -122,7 +122,7 @@ class OnnxDBLRNet:
     def _run(self, windows: torch.Tensor) -> torch.Tensor:
         try:
             (out,) = self._session.run([OUTPUT], {INPUT: windows.contiguous().numpy()})
-        except Exception as error:  # as above
+        except Exception as error:  # onnxruntime's errors have no common base class
             if 'allocate' in str(error) or 'out of memory' in str(error).lower():
                 raise MemoryError(str(error)) from error
             raise
@@ -130,24 +130,28 @@ class OnnxDBLRNet:
 
 
 def import_onnxruntime() -> Any:
-    """The package onnxruntime; a UserError that says how to get it."""
+    """Import onnxruntime, or raise a UserError that says how to install it."""
     try:
         import onnxruntime
     except ImportError as error:
         raise UserError(
-            'ONNX files need onnxruntime: pip install "dblrgan_mm[onnx]", or onnxruntime-gpu'
+            'ONNX files need onnxruntime: pip install "dblrgan_mm[onnx]", or pip install '
+            'onnxruntime-gpu'
         ) from error
     return onnxruntime
 
 
 def probe(num_frames: int) -> torch.Tensor:
-    """A small window, for which an ONNX file says what it gives: its own test for damage."""
+    """Return a small test window.
+
+    An ONNX file stores its output for this window, so that damage can be detected.
+    """
     values = torch.arange(num_frames * 3 * 7 * 7) * 0.37 % 1
     return values.reshape(1, num_frames, 3, 7, 7)
 
 
 def _meta(properties: dict[str, str]) -> dict[str, Any]:
-    """The description in an ONNX file; {} if there is none that can be read."""
+    """Return the description in an ONNX file; {} if there is none or it is invalid."""
     try:
         meta = json.loads(properties['dblrgan_mm'])
         numbers = all(isinstance(value, float) for value in meta.get('probe', []))

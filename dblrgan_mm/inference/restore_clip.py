@@ -1,4 +1,4 @@
-"""Restore a clip from file to file: decoding, restoring and encoding overlap in threads."""
+"""Restore a clip from file to file, with decoding, restoring and encoding in separate threads."""
 
 import contextlib
 import itertools
@@ -41,14 +41,14 @@ Item = TypeVar('Item')
 
 @dataclass
 class Options:
-    """What is to be done with a clip.
+    """What to restore of a clip, and how to write it.
 
     Attributes:
-        start: first frame that is restored.
-        end: the frame after the last one; None: all.
-        side_by_side: put the blurry frame to the left of the restored one.
-        codec, crf: of a video, as in ``choose_encoding``.
-        fps: frames per second of images that become a video.
+        start: first frame to restore.
+        end: frame after the last one to restore; None: all.
+        side_by_side: whether to write the blurry frame to the left of the restored frame.
+        codec, crf: encoding of a video, see ``choose_encoding``.
+        fps: frames per second of a video that is made from images.
     """
 
     start: int = 0
@@ -71,24 +71,24 @@ def restore_clip(
 ) -> tuple[int, list[str]]:
     """Restore a video, a folder of images or an image.
 
-    What is finished is kept in '<target>.part' beside the target until the whole is there; then it
-    takes the target's name.
+    Finished frames are kept in '<target>.part' next to the target. The target gets its name only
+    when it is complete.
 
     Args:
-        source: anything that FFmpeg reads as a video, a folder of images, or an image.
-        target: .mp4, .mkv, .mov; an image; or a folder.
+        source: any video that FFmpeg can read, a folder of images, or an image.
+        target: a .mp4, .mkv or .mov file, an image, or a folder.
         deblurrer: restores the frames.
         options: see :class:`Options`.
-        overwrite: whether the target, and an unfinished run's frames, may be replaced.
-        resume: go on where an unfinished run stopped.
-        progress: called with the frames to come in all (None: unknown) and those that are there;
-            gives what is called after each frame.
+        overwrite: whether to replace an existing target and the frames of an unfinished run.
+        resume: whether to resume an unfinished run.
+        progress: called once with the total number of frames (None: unknown) and the number of
+            frames that are already finished; returns a function that is called after each frame.
 
     Returns:
         The number of frames in the target, and the faults of the source, one sentence each.
 
     Raises:
-        UserError: anything of these cannot be; says what and where.
+        UserError: the source cannot be read, or the target cannot be written as requested.
     """
     options = options or Options()
     check_target(source, target, overwrite)
@@ -96,9 +96,12 @@ def restore_clip(
     given = clip.format
     _warn(source, clip)
     if options.end is not None and options.end <= options.start:
-        raise UserError(f'--end {options.end} must be above --start {options.start}')
+        raise UserError(f'--end {options.end} must be greater than --start {options.start}')
     if 0 < clip.frames <= options.start:
-        raise UserError(f'{source}: has {clip.frames} frames, none from --start {options.start} on')
+        raise UserError(
+            f'{source}: has only {clip.frames} frames, numbered from 0; --start {options.start} is '
+            'too large'
+        )
 
     shown = doubled(given) if options.side_by_side else given
     settings = dict(
@@ -118,12 +121,13 @@ def restore_clip(
 
     part = target.with_name(target.name + '.part')
     with (
-        files.write_faults_told(
-            target, 'What is finished stays; make room, and the same command with --resume goes on'
+        files.report_write_errors(
+            target,
+            'Finished frames are kept; make room, then run the same command with --resume',
         ),
         files.sole_writer(part),
     ):
-        check_target(source, target, overwrite)  # again: now no other process makes it
+        check_target(source, target, overwrite)  # again, now that other processes are locked out
         _prepare(part, settings, overwrite, resume)
         parts = ImageParts(part) if encoding is None else VideoParts(part, shown, encoding)
         done = parts.finished()
@@ -138,7 +142,7 @@ def restore_clip(
                 step()
                 done += count
         if done == 0:
-            raise UserError(f'{source}: has no frame from --start {options.start} on')
+            raise UserError(f'{source}: has no frame at or after --start {options.start}')
         if encoding is None:
             parts.finish(target)
         else:
@@ -148,73 +152,74 @@ def restore_clip(
                 target, source if video else None, cut, clip.last_duration if video else None
             )
             if left_out:
-                logger.warning('%s: left out %s', source, ', '.join(left_out))
+                logger.warning('%s: not copied: %s', source, '; '.join(left_out))
         _empty(part)
-    with contextlib.suppress(OSError):  # another process has just begun there
+    with contextlib.suppress(OSError):  # another process may have just started there
         (part / '.lock').unlink()
         part.rmdir()
     return done, clip.faults
 
 
 def check_target(source: Path, target: Path, overwrite: bool) -> None:
-    """Raise UserError unless ``target`` can be written, before anything long begins."""
+    """Raise UserError unless ``target`` can be written, so that long runs fail early."""
     suffix = target.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         if source.is_dir() or is_video_name(source):
-            raise UserError(f'{target}: a clip does not fit into one image; give a folder')
+            raise UserError(f'{target}: a clip cannot be written to one image; choose a folder')
         if suffix not in ('.png', '.jpg', '.jpeg'):
-            raise UserError(f'{target}: images are written as .png or .jpg')
+            raise UserError(f'{target}: images can only be written as .png or .jpg')
     elif suffix not in CONTAINERS and (is_video_name(target) or target.is_file()):
         raise UserError(
-            f'{target}: videos are written as {", ".join(CONTAINERS)}; choose one of these, or a '
-            'folder for images'
+            f'{target}: videos can only be written as {", ".join(CONTAINERS)}; choose one of '
+            'these, or a folder for images'
         )
     if target.exists() and target.resolve() == source.resolve():
-        raise UserError(f'{target}: is the input; give another output')
+        raise UserError(f'{target}: is the input; choose another output')
     if target.resolve() in source.resolve().parents:
-        raise UserError(f'{target}: is the folder that the input is in; give another output')
+        raise UserError(f'{target}: is the folder that contains the input; choose another output')
     if target.is_symlink() and target.is_dir():
-        raise UserError(f'{target}: is a link to a folder; give that folder')
+        raise UserError(f'{target}: is a link to a folder; use that folder itself')
     if source.is_dir() and source.resolve() in target.resolve().parents:
-        raise UserError(f'{target}: lies in the input; give an output outside of it')
+        raise UserError(f'{target}: is inside the input; choose an output outside of it')
     if target.is_dir() and suffix in (*CONTAINERS, *IMAGE_SUFFIXES):
-        raise UserError(f'{target}: is a folder; give another output')
+        raise UserError(f'{target}: is a folder; choose another output')
     if target.exists() and not overwrite:
-        raise UserError(f'{target}: exists; --overwrite replaces it')
+        raise UserError(f'{target}: already exists; use --overwrite to replace it')
     if target.is_dir() and any(p.suffix.lower() not in IMAGE_SUFFIXES for p in target.iterdir()):
-        raise UserError(f'{target}: holds other things than images; give another output')
+        raise UserError(f'{target}: contains files other than images; choose another output')
     if not target.parent.is_dir():
-        raise UserError(f'{target}: the folder {target.parent} does not exist; make it first')
+        raise UserError(f'{target}: the folder {target.parent} does not exist; create it first')
 
 
 def _warn(source: Path, clip: Any) -> None:
     if clip.format.alpha:
-        logger.warning('%s: its transparency is left out', source)
+        logger.warning('%s: transparency is ignored', source)
     if clip.format.interlaced:
         logger.warning(
-            '%s: is interlaced, which the network was not trained for: de-interlace it first',
+            '%s: is interlaced, but the network was not trained on interlaced video; de-interlace '
+            'it first',
             source,
         )
 
 
 def _prepare(part: Path, settings: dict[str, Any], overwrite: bool, resume: bool) -> None:
-    """Make the folder of unfinished work ready: as it was left, or empty."""
+    """Prepare the folder of the unfinished run: keep its content to resume, or else empty it."""
     before = read_settings(part)
     if not before and any(p.name not in ('.lock', 'settings.part') for p in part.iterdir()):
-        raise UserError(f'{part}: is no unfinished run of this command; rename or remove it')
+        raise UserError(f'{part}: is not an unfinished run of this command; rename or remove it')
     begun = any(part.glob('*.nut')) or any(part.glob('frames/*.png'))
     if begun and resume:
         differ = [key for key in settings if before.get(key) != settings[key]]
         if differ:
             raise UserError(
-                f'{part}: cannot go on: {" and ".join(differ)} of the unfinished run differ from '
-                "this one's; give the same arguments, or --overwrite to begin anew"
+                f'{part}: cannot resume, because {" and ".join(differ)} changed since the '
+                'unfinished run; use the same arguments, or --overwrite to start from scratch'
             )
         return
     if begun and not overwrite:
         raise UserError(
-            f'{part}: holds the frames of an unfinished run; --resume goes on, --overwrite begins '
-            'anew'
+            f'{part}: contains the frames of an unfinished run; use --resume to continue it, or '
+            '--overwrite to start from scratch'
         )
     _empty(part)
     new = part / 'settings.part'
@@ -223,7 +228,7 @@ def _prepare(part: Path, settings: dict[str, Any], overwrite: bool, resume: bool
 
 
 def _empty(part: Path) -> None:
-    """Remove what is in a folder that is locked; last what says that it is an unfinished run."""
+    """Empty a locked folder; remove the file that marks it as an unfinished run last."""
     for path in sorted(part.iterdir(), key=lambda path: path.name == 'settings.json'):
         if path.is_dir():
             shutil.rmtree(path)
@@ -234,9 +239,9 @@ def _empty(part: Path) -> None:
 def restored_frames(
     clip: VideoClip | ImageClip, deblurrer: Deblurrer, options: Options, done: int = 0
 ) -> Iterator[ClipFrame]:
-    """The restored frames of a clip from ``options.start + done`` on.
+    """Yield the restored frames of a clip from ``options.start + done`` on.
 
-    Frames before and after what is restored serve as its neighbours.
+    Frames before and after the restored part are read, too, as neighbours in its windows.
     """
     reach = deblurrer.network.num_frames // 2
     first = options.start + done
@@ -255,7 +260,7 @@ def restored_frames(
 
     if options.end is not None and first >= options.end:
         return
-    # closed here, not when they are collected: no thread and no decoder may outlive the run
+    # close explicitly, not on garbage collection, so that no thread or decoder outlives the run
     with contextlib.closing(in_thread(needed())) as frames:
         for number, image in enumerate(deblurrer(images(frames)), begin):
             frame = waiting.popleft()
@@ -269,7 +274,7 @@ def restored_frames(
 
 
 def in_thread(items: Iterable[Item], ahead: int = 2) -> Generator[Item, None, None]:
-    """Yield items that a thread of their own takes from an iterable, a few ahead."""
+    """Yield the items of an iterable that a separate thread reads, up to ``ahead`` in advance."""
     buffer: queue.Queue[tuple[str, Any]] = queue.Queue(ahead)
     stopped = threading.Event()
 
@@ -289,7 +294,7 @@ def in_thread(items: Iterable[Item], ahead: int = 2) -> Generator[Item, None, No
         except BaseException as error:
             put('error', error)
         finally:
-            close = getattr(items, 'close', None)  # of a generator, in the thread that runs it
+            close = getattr(items, 'close', None)  # close a generator in the thread that runs it
             if close is not None:
                 close()
 

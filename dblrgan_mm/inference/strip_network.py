@@ -1,4 +1,4 @@
-"""Networks for inference: every layer a 2D convolution, computed strip by strip."""
+"""Inference networks of 2D convolutions, computed strip by strip."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -13,31 +13,34 @@ from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference.int8 import Int8Conv, dead_leaves, has_int8
 from dblrgan_mm.inference.layers import Conv, luma, over_time, unit_range
 
-# what strips keep for the one below: rows of the inputs of 3x3 convolutions, and others
+# what a strip keeps for the strip below: rows of the inputs of 3x3 convolutions, and other values
 State = tuple[list[torch.Tensor], list[Any]]
 
-_INT8_LOSS = 0.1  # of what a network changes; below half a grey level of 255 it does not matter
+# Largest error of int8, relative to what the network changes. Errors below half a grey level of
+# 255 are always accepted.
+_INT8_LOSS = 0.1
 
 
 class StripNetwork(nn.Module):
     """A trained network that restores windows of any size in bounded memory.
 
-    The frame passes the layers in strips of full width from top to bottom, and every layer keeps
-    the last rows that it saw for the next strip. Nothing is computed twice, as it would be with
-    overlapping tiles, and the maps of a strip fit into a processor's cache. Ours.
+    The layers process a frame in strips of full width, from top to bottom. Each layer keeps the
+    last rows of its input for the next strip. Unlike with overlapping tiles, nothing is computed
+    twice, and the maps of a strip fit into the CPU's cache. Ours.
 
-    A network has the methods :meth:`whole` and :meth:`step`, and says how far it looks.
+    Subclasses implement :meth:`join`, :meth:`whole` and :meth:`step`, and define :attr:`halo` and
+    :attr:`bytes_a_pixel`.
 
     Args:
         num_frames: frames in a window.
-        color: 'luma' or 'rgb', what enters and leaves the layers.
-        dtype: of the convolutions; frames, luma and the result are float32.
+        color: 'luma' or 'rgb', the colour channels that the layers process.
+        dtype: dtype of the convolutions; frames, luma and the result are float32.
 
     Attributes:
-        halo: how many rows of input a row of the result needs below it, at most.
-        multiple: rows and columns are padded to a multiple of it, by replication.
-        row_step: strips with a multiple of so many rows are fastest.
-        bytes_a_pixel: of the input of the layer that takes most memory.
+        halo: the largest number of input rows below a row that its result depends on.
+        multiple: rows and columns are padded to a multiple of this number, by replication.
+        row_step: strips are fastest if their number of rows is a multiple of this number.
+        bytes_a_pixel: bytes per pixel of the largest layer input.
         int8: whether layers compute in 8-bit integers.
     """
 
@@ -57,8 +60,8 @@ class StripNetwork(nn.Module):
         """Restore the centre frames.
 
         Args:
-            windows: (n, t, 3, h, w), RGB, uint8 or uint16, or floating in [0, 1].
-            tile: rows of a strip; the result depends on it by rounding alone. None: all at once.
+            windows: (n, t, 3, h, w), RGB, uint8 or uint16, or floating point in [0, 1].
+            tile: rows of a strip; affects the result only by rounding. None: all at once.
 
         Returns:
             (n, 3, h, w), float32, RGB in [0, 1], not clamped.
@@ -81,53 +84,57 @@ class StripNetwork(nn.Module):
         return torch.cat(restored, dim=2)
 
     def network_input(self, windows: torch.Tensor) -> torch.Tensor:
-        """Frames (n, t, 3, h, w) to the network's input (n, t or 3 t, h, w), perhaps padded."""
+        """Convert frames (n, t, 3, h, w) to the network's input (n, t or 3 t, h, w).
+
+        The input may be padded at the right and the bottom, see :attr:`multiple`.
+        """
         frames = luma(windows) if self.color == 'luma' else unit_range(windows)
         frames = self.prepare(frames.flatten(1, 2))
         return frames.to(self.dtype, memory_format=torch.channels_last)
 
     def prepare(self, frames: torch.Tensor) -> torch.Tensor:
-        """What the first layer takes, of frames (n, t or 3 t, h, w) in [0, 1]."""
+        """Preprocess frames (n, t or 3 t, h, w) in [0, 1] for the first layer."""
         return frames
 
     def join(self, centre: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """Put the network's output and the blurry centre frame (n, 3, h, w) together."""
+        """Combine the network's output with the blurry centre frame (n, 3, h, w)."""
         raise NotImplementedError
 
     def whole(self, maps: torch.Tensor) -> torch.Tensor:
-        """The network's input (n, t or 3 t, h, w) through all layers at once."""
+        """Apply all layers to the network's input (n, t or 3 t, h, w) at once."""
         raise NotImplementedError
 
     def step(
         self, rows: torch.Tensor, state: State | None, last: bool
     ) -> tuple[torch.Tensor, State]:
-        """One strip through all layers.
+        """Apply all layers to one strip.
 
         Args:
-            rows: the network's input, the next rows from the top.
-            state: what this method returned for the strip above; None at the top.
-            last: whether these rows reach the bottom.
+            rows: rows of the network's input that follow those of the strip above.
+            state: state that this method returned for the strip above; None for the first strip.
+            last: whether these rows reach the bottom of the frame.
 
         Returns:
-            The result's next rows, at most :attr:`halo` behind the input, and the new state.
+            The next rows of the result, which lag at most :attr:`halo` rows behind the input, and
+            the new state.
         """
         raise NotImplementedError
 
 
 class Strip:
-    """A strip of rows on its way through a network: what each layer keeps of the strip above.
+    """One strip on its way through a network, with the rows that layers keep between strips.
 
-    The input of a 3x3 convolution is one tensor: the two rows kept of the strip above (at the top
-    of the frame one row of zeros), then the new rows, which the layer before writes there. Below
-    the bottom of the frame lies a row of zeros.
+    The input of a 3x3 convolution is one tensor: first the two rows kept from the strip above (for
+    the first strip, one row of zeros), then the new rows, which the previous layer writes in
+    place. For the last strip, a row of zeros follows.
 
     Args:
-        state: :attr:`after` of the strip above; None at the top.
-        last: whether the strip reaches the bottom.
+        state: :attr:`after` of the strip above; None for the first strip.
+        last: whether the strip reaches the bottom of the frame.
 
     Attributes:
-        top: rows above the new ones in the input of a 3x3 convolution.
-        after: what is kept for the strip below.
+        top: rows above the new rows in the input of a 3x3 convolution.
+        after: state for the strip below.
     """
 
     def __init__(self, state: State | None, last: bool) -> None:
@@ -140,7 +147,11 @@ class Strip:
     def open(
         self, layer: Conv | Int8Conv, like: torch.Tensor, count: int, width: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The input of a 3x3 convolution, and in it the place of its ``count`` new rows."""
+        """Allocate the input of a 3x3 convolution.
+
+        Returns:
+            The whole input, and the view of it where its ``count`` new rows have to be written.
+        """
         shape = (len(like), layer.c_in, self.top + count + self.last, width)
         maps = torch.empty(
             shape, dtype=layer.takes, device=like.device, memory_format=torch.channels_last
@@ -151,19 +162,25 @@ class Strip:
         return maps, maps[:, :, self.top : self.top + count]
 
     def rows(self, maps: torch.Tensor) -> torch.Tensor:
-        """The new rows in the input of a convolution."""
+        """Return the new rows in the input of a 3x3 convolution."""
         return maps[:, :, self.top : maps.shape[2] - self.last]
 
     def keep(self, maps: torch.Tensor) -> None:
-        """Keep of the input of the 3x3 convolution opened last what the strip below needs."""
+        """Keep the last two rows of a 3x3 convolution's input for the strip below.
+
+        Must be called in the order of :meth:`open`.
+        """
         self.after[0].append(maps[:, :, -2:].clone(memory_format=torch.channels_last))
 
     def held(self) -> Any:
-        """What was given to :meth:`hold` for the strip above, in that order; None at the top."""
+        """Return the next value that the strip above passed to :meth:`hold`.
+
+        The values come in the order of those calls; all are None for the first strip.
+        """
         return next(self._held)
 
     def hold(self, value: Any) -> None:
-        """Keep other rows for the strip below."""
+        """Keep another value for the strip below."""
         self.after[1].append(value)
 
     def through(
@@ -173,9 +190,11 @@ class Strip:
         following: Conv | Int8Conv | None,
         plus: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The input of the following layer: what this one gives, after ReLU or an addition.
+        """Apply a layer, then add ``plus``, or else apply ReLU.
 
-        Without a following layer: the rows alone.
+        Returns:
+            The whole input of the following layer; only the new rows if ``following`` is None,
+            which requires ``plus``.
         """
         self.keep(maps)
         count, width = maps.shape[2] - 2, maps.shape[3]
@@ -192,11 +211,20 @@ class Strip:
         maps: torch.Tensor,
         following: Conv | Int8Conv | None,
     ) -> torch.Tensor:
-        """The input of the following layer, by residual blocks from the input of the first one."""
+        """Apply residual blocks.
+
+        Args:
+            blocks: pairs of layers.
+            maps: input of the first block.
+            following: layer after the last block, or None.
+
+        Returns:
+            The whole input of the following layer; only the new rows if ``following`` is None.
+        """
         for i, (first, second) in enumerate(blocks):
             block = maps
             maps = self.through(first, maps, second)
-            # two rows behind the block's input, which therefore has them all
+            # the result lags two rows behind the block's input, which has all rows to be added
             begin, count = 2 - self.top, maps.shape[2] - 2
             onward = blocks[i + 1][0] if i + 1 < len(blocks) else following
             maps = self.through(second, maps, onward, block[:, :, begin : begin + count])
@@ -206,27 +234,27 @@ class Strip:
 class StripDBLRNet(StripNetwork):
     """A trained DBLRNet that restores windows of any size in bounded memory.
 
-    It computes what ``DBLRNet`` computes, in evaluation mode, from the same weights:
+    It computes the same function as ``DBLRNet`` in evaluation mode, from the same weights:
 
-    - batch normalisation is folded into the convolution before it;
-    - the 3D convolutions of the first two layers, which have no temporal padding, are written as
-      2D convolutions over all frames' channels at once;
-    - on a CPU in float32 the layers but the first are matrix products, with fewer multiplications
-      from 48 maps on (``winograd``);
-    - in int8 the layers but the first take 8-bit integers (``int8``), their ranges as an image of
-      dead leaves gives them; what is added up over the blocks stays in float32.
+    - batch normalisation is folded into the preceding convolution;
+    - the 3D convolutions of the first two layers, which have no temporal padding, become 2D
+      convolutions over the channels of all frames;
+    - in float32 on a CPU, layers with at least 48 input and output maps use Winograd's algorithm,
+      and the last layer is a matrix product (``winograd``);
+    - in int8, all layers but the first compute in 8-bit integers (``int8``), with ranges
+      calibrated on a dead leaves image; the running sum over the residual blocks stays in float32.
 
-    Putting it so is ours.
+    This reformulation is ours.
 
     Args:
-        state_dict: a ``DBLRNet``'s.
-        architecture: that network's arguments: num_frames, color, residual.
-        dtype: of the convolutions; frames, luma and the result are float32. int8 needs a CPU with
-            VNNI.
+        state_dict: weights of a ``DBLRNet``.
+        architecture: arguments of that network: num_frames, color, residual.
+        dtype: dtype of the convolutions; frames, luma and the result are float32. int8 needs a CPU
+            with VNNI.
 
     Raises:
-        UserError: in int8: the CPU has no VNNI, or the network loses too much or gives no finite
-            numbers.
+        UserError: the dtype is int8, and the CPU has no VNNI, or the network loses too much
+            accuracy or outputs NaN or infinite values.
 
     Example:
         >>> net = DBLRNet().eval()
@@ -275,11 +303,9 @@ class StripDBLRNet(StripNetwork):
 
     @torch.no_grad()
     def _quantize(self) -> None:
-        """Go over to 8-bit integers."""
+        """Convert all layers but the first to 8-bit integers."""
         if not has_int8():
-            raise UserError(
-                'int8 needs an x86 processor with VNNI, and torch 2.10 or later; take float32'
-            )
+            raise UserError('int8 needs an x86 CPU with VNNI, and torch 2.10 or later; use float32')
         image = torch.from_numpy(dead_leaves()).permute(2, 0, 1)
         window = image.expand(1, self.num_frames, *image.shape)
         ranges: dict[nn.Module, tuple[float, float]] = {}
@@ -296,10 +322,10 @@ class StripDBLRNet(StripNetwork):
         for hook in hooks:
             hook.remove()
         if not expected.isfinite().all():
-            # integers would hide it from now on
+            # integers could no longer show it
             raise UserError(
-                'the network gives values that are no finite numbers: its weights are damaged, or '
-                'too large; give another checkpoint'
+                'the network outputs NaN or infinite values: its weights are damaged or too large; '
+                'use another checkpoint'
             )
 
         def integer(layer: Conv, takes: torch.dtype) -> Int8Conv:
@@ -318,29 +344,27 @@ class StripDBLRNet(StripNetwork):
         )
         if not error < max(0.5, _INT8_LOSS * change):
             raise UserError(
-                f'in int8 this network errs by {error:.2f} of 255 (root mean square) where it '
-                f'changes an image by {change:.2f}; take float32'
+                f'int8 is too inaccurate for this network: its error is {error:.2f} of 255 (root '
+                f'mean square) where the network changes an image by {change:.2f}; use float32'
             )
 
     @property
     def halo(self) -> int:
-        """Rows that the result lags behind the input: one a 3x3 convolution."""
+        """Rows that the result lags behind the input: one per 3x3 convolution."""
         return len(self.head) + 2 * len(self.body) + len(self.tail)
 
     @property
     def bytes_a_pixel(self) -> int:
-        """Of the input of the layer that takes most."""
+        """Bytes per pixel of the largest layer input."""
         layers = (m for m in self.modules() if isinstance(m, (Conv, Int8Conv)))
         return max(layer.c_in * layer.takes.itemsize for layer in layers)
 
     def join(self, centre: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """Put the network's output and the blurry centre frame (n, 3, h, w) together."""
         if self.residual:
             return centre + out
         return out if self.color == 'rgb' else centre + (out - luma(centre))
 
     def whole(self, maps: torch.Tensor) -> torch.Tensor:
-        """The network's input (n, t or 3 t, h, w) through all layers at once."""
         for layer in self.head:
             maps = F.relu(layer(maps, padding=1))
         rows = maps
@@ -354,7 +378,6 @@ class StripDBLRNet(StripNetwork):
     def step(
         self, rows: torch.Tensor, state: State | None, last: bool
     ) -> tuple[torch.Tensor, State]:
-        """One strip through all layers; the result lags :attr:`halo` rows behind."""
         strip = Strip(state, last)
         first, second = self.head
         maps, place = strip.open(first, rows, rows.shape[2], rows.shape[3])
@@ -376,6 +399,9 @@ class StripDBLRNet(StripNetwork):
 
 
 def strips(height: int, tile: int, halo: int) -> list[tuple[int, int]]:
-    """Rows [begin, end) of each strip of input; the first is longer, as the result lags behind."""
+    """Return the rows [begin, end) of each input strip.
+
+    The first strip is ``halo`` rows longer, because the result lags behind the input.
+    """
     ends = [*range(tile + halo, height, tile), height]
     return list(zip([0, *ends[:-1]], ends, strict=True))

@@ -1,4 +1,4 @@
-"""Clips to be restored, and the files that restored clips go to: videos, folders, single images."""
+"""Read clips to restore, and write restored clips: videos, folders of images, single images."""
 
 import contextlib
 import hashlib
@@ -32,7 +32,7 @@ from dblrgan_mm.inference.muxing import mux
 
 CONTAINERS = ('.mp4', '.mkv', '.mov')
 CODECS = {'h264': 'libx264', 'h265': 'libx265', 'ffv1': 'ffv1'}
-SEGMENT = 64  # frames that are encoded into one file, and lost at most when a run ends
+SEGMENT = 64  # frames encoded into one file, and at most lost by an interrupted run
 _DEFAULT_CRF = {'h264': 17, 'h265': 19}
 
 
@@ -42,8 +42,8 @@ class ClipFrame:
 
     Attributes:
         image: RGB (h, w, 3), uint8, or uint16 over its full range.
-        pts: time stamp in units of the format's time base.
-        name: of an image file, without its suffix.
+        pts: time stamp, in units of the format's time base.
+        name: name of the image file without its suffix; None for a frame of a video.
     """
 
     image: np.ndarray
@@ -55,15 +55,15 @@ class VideoClip:
     """The frames of a video file, upright, in RGB.
 
     Args:
-        path: what FFmpeg reads.
+        path: any video that FFmpeg can read.
 
     Attributes:
-        format: what the video is like.
-        frames: how many there should be.
-        faults: what was found wrong while reading, one sentence each.
+        format: format of the video.
+        frames: expected number of frames.
+        faults: problems found while reading, one sentence each.
 
     Raises:
-        UserError: no video, no video stream, or not one frame.
+        UserError: the file is not a video, or has no video stream or no frame.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,7 +72,7 @@ class VideoClip:
         with contextlib.closing(iter(self._video)) as frames, open_container(path) as container:
             first = next(frames)
             aspect = video_stream(container, path).sample_aspect_ratio
-        self._array(first)  # an error tells at once that it cannot be done
+        self._array(first)  # to fail early
         self.format = frame_format(first, self._video.rate, aspect or None)
         self.frames = self._video.frames
 
@@ -89,13 +89,13 @@ class VideoClip:
 
     @property
     def last_duration(self) -> int | None:
-        """How long the last frame stays, in units of the time base, once all are read."""
+        """Duration of the last frame, in units of the time base; known when all are read."""
         return self._video.last_duration
 
     def __iter__(self) -> Iterator[ClipFrame]:
-        """Yield the frames that can be read, in order, with rising time stamps.
+        """Yield the frames that can be read, in order, with increasing time stamps.
 
-        Where they fall back, as they do where files were joined, they go on from the last one.
+        Where time stamps jump back, as in files that were joined, they continue from the last one.
         """
         size = self.format.width, self.format.height
         interval = max(1, round(1 / self.format.rate / self.format.time_base))
@@ -103,10 +103,10 @@ class VideoClip:
         for i, frame in enumerate(self._video):
             image = self._array(frame)
             if image.shape[1::-1] != size:
-                self.faults.append(  # which ends the clip
-                    f'{self.path}: frame {i} is {image.shape[1]}x{image.shape[0]}, those before '
-                    f'{size[0]}x{size[1]}: the clip ends there; cut the video at this place and '
-                    'restore the parts one by one'
+                self.faults.append(
+                    f'{self.path}: frame {i} is {image.shape[1]}x{image.shape[0]}, but the frames '
+                    f'before it are {size[0]}x{size[1]}: the output ends there; cut the video at '
+                    'this frame and restore the parts separately'
                 )
                 return
             pts = None if frame.pts is None else frame.pts + shift
@@ -127,24 +127,24 @@ class ImageClip:
 
     Args:
         path: a folder or an image file.
-        rate: frames per second, for a video made of them.
+        rate: frames per second of a video that is made from the images.
 
     Raises:
-        UserError: no image there, or two of one name; while reading, one that cannot be read or is
-            of another size.
+        UserError: the folder has no images, or two images of the same name; while reading: an
+            image cannot be read or has another size.
     """
 
     def __init__(self, path: Path, rate: Fraction) -> None:
         self.path = path
         self._paths = frame_paths(path) if path.is_dir() else [path]
         if not self._paths:
-            raise UserError(f'{path}: no images in this folder; give the one that has them')
+            raise UserError(f'{path}: no images in this folder; use the folder that has them')
         by_name: dict[str, Path] = {}
         for image in self._paths:
             other = by_name.setdefault(image.stem, image)
             if other is not image:
                 raise UserError(
-                    f'{path}: {other.name} and {image.name} are one frame twice; remove one'
+                    f'{path}: {other.name} and {image.name} are the same frame; remove one of them'
                 )
         self.faults: list[str] = []
         self.frames = len(self._paths)
@@ -165,7 +165,7 @@ class ImageClip:
         )
 
     def identity(self) -> str:
-        """A digest of names, sizes and times of the images, to see whether one was changed."""
+        """Return a digest of the names, sizes and times of the images, to detect changes."""
         digest = hashlib.sha256()
         for path in self._paths:
             status = path.stat()
@@ -186,17 +186,17 @@ class ImageClip:
             if image.shape[:2] != size:
                 raise UserError(
                     f'{path}: {image.shape[1]}x{image.shape[0]}, but the images before it are '
-                    f'{size[1]}x{size[0]}; frames of a clip are of one size'
+                    f'{size[1]}x{size[0]}; all frames of a clip must have the same size'
                 )
             yield ClipFrame(image, i, path.stem)
 
 
 def open_clip(path: Path, rate: Fraction = Fraction(25)) -> VideoClip | ImageClip:
-    """A clip by its kind: a folder of images, an image file, or a video.
+    """Open a folder of images, an image file, or a video.
 
     Args:
         path: the file or folder.
-        rate: frames per second of images.
+        rate: frames per second of a video that is made from images.
     """
     if not path.exists():
         raise UserError(f'{path}: no such file or folder; check the path')
@@ -207,7 +207,7 @@ def open_clip(path: Path, rate: Fraction = Fraction(25)) -> VideoClip | ImageCli
 
 @dataclass(frozen=True)
 class Encoding:
-    """How frames are encoded: FFmpeg's names of encoder and pixel format, and its options."""
+    """How frames are encoded: FFmpeg's names of encoder and pixel format, and encoder options."""
 
     codec: str
     pixels: str
@@ -217,31 +217,32 @@ class Encoding:
 def choose_encoding(
     target: Path, given: Format, codec: str | None = None, crf: int | None = None
 ) -> Encoding:
-    """Encoder and pixel format for a restored video.
+    """Choose encoder and pixel format for a restored video.
 
-    Chroma sampling and bits are those of the source. What 4:2:0 and 4:2:2 cannot hold, an odd
-    width or height, becomes 4:4:4.
+    Chroma sampling and bit depth are those of the source, except that frames with an odd width or
+    height that 4:2:0 or 4:2:2 cannot store become 4:4:4.
 
     Args:
-        target: its suffix is the container.
-        given: the format of the frames.
-        codec: 'h264', 'h265', or 'ffv1', which stores RGB without loss. None: H.264, H.265 for
+        target: path of the video; its suffix selects the container.
+        given: format of the frames.
+        codec: 'h264', 'h265', or 'ffv1', which stores RGB losslessly. None: H.264, or H.265 for
             more than 8 bits.
-        crf: constant rate factor of H.264 or H.265; less is better and larger.
+        crf: constant rate factor of H.264 or H.265; lower means better quality and larger files.
 
     Raises:
-        UserError: the container does not take the codec, or the codec the bits or size.
+        UserError: the container does not support the codec, or the codec does not support the bit
+            depth or frame size.
     """
     codec = codec or ('h264' if given.bits == 8 else 'h265')
     if codec == 'ffv1':
         if target.suffix.lower() != '.mkv':
-            raise UserError(f'{target}: ffv1 is stored in .mkv; choose that suffix')
+            raise UserError(f'{target}: ffv1 can only be stored in .mkv; choose that suffix')
         pixels = 'bgr0' if given.bits == 8 else 'gbrp16le'
         return Encoding('ffv1', pixels, dict(level='3', slicecrc='1'))
     if given.bits > 10:
         raise UserError(
-            f'{target}: the source has {given.bits} bits a colour, more than {codec} is written '
-            'with here; choose --codec ffv1 and .mkv'
+            f'{target}: the source has {given.bits} bits per colour, but {codec} is written with '
+            'at most 10; choose --codec ffv1 and .mkv'
         )
     least = 16 if codec == 'h265' else 1
     if min(given.width, given.height) < least:
@@ -265,7 +266,7 @@ class ImageParts:
         self.folder.mkdir(exist_ok=True)
 
     def finished(self) -> int:
-        """Frames that are there and whole."""
+        """Return the number of complete frames."""
         return sum(1 for path in self.folder.iterdir() if path.suffix == '.png')
 
     def write(self, frames: Iterable[ClipFrame]) -> Iterator[int]:
@@ -278,7 +279,7 @@ class ImageParts:
             yield 1
 
     def finish(self, target: Path) -> None:
-        """Put the frames in the target's place: a folder, or one image."""
+        """Move the frames to the target, which is a folder or one image."""
         if target.suffix.lower() not in IMAGE_SUFFIXES:
             replaced = self.folder.with_name('replaced')
             if target.is_dir():
@@ -294,10 +295,11 @@ class ImageParts:
 
 
 class VideoParts:
-    """Restored frames as short encoded videos, which are joined at the end.
+    """Restored frames as short encoded segments, which are joined at the end.
 
-    So that a run that was stopped loses at most ``SEGMENT`` frames. They are NUT files, which keep
-    any time base exactly, named '<number>_<frames>_<time stamp of the first>_<bytes>.nut'.
+    An interrupted run therefore loses at most ``SEGMENT`` frames. The segments are NUT files, which
+    store any time base exactly, named
+    '<number>_<frames>_<time stamp of the first frame>_<bytes>.nut'.
     """
 
     def __init__(self, folder: Path, given: Format, encoding: Encoding) -> None:
@@ -310,7 +312,10 @@ class VideoParts:
         return sorted(self.folder.glob('[0-9]*.nut'))
 
     def finished(self) -> int:
-        """Frames in whole segments; what follows a damaged one is removed."""
+        """Return the number of frames in complete segments, and remove the other segments.
+
+        A damaged segment and all segments after it are removed.
+        """
         count, whole = 0, True
         for path in self.segments():
             _, frames, _, size = path.stem.split('_')
@@ -342,10 +347,10 @@ class VideoParts:
 
     @staticmethod
     def _mux(container: Any, packets: list[Any], decoding: int) -> int:
-        """Mux with decoding times that count up from ``decoding``; give the next one.
+        """Mux packets with decoding times that count up from ``decoding``; return the next one.
 
-        Those of libx265 are undefined for one or two frames. They only have to rise and to be no
-        later than the frame is shown; ``finish`` sets the final ones.
+        The decoding times of libx265 are undefined for one or two frames. Here they only have to
+        increase and must not be later than the presentation times; ``finish`` sets the final ones.
         """
         for packet in packets:
             packet.dts, decoding = decoding, decoding + 1
@@ -400,7 +405,10 @@ class VideoParts:
         return picture
 
     def _with_aspect(self, picture: Any) -> Any:
-        """FFV1 takes the width of a pixel from the frame, where only a filter can put it."""
+        """Set the pixel aspect ratio of a frame.
+
+        The FFV1 encoder reads it from the frame, and only a filter can set it there.
+        """
         import av
 
         if self._filters is None:
@@ -422,16 +430,16 @@ class VideoParts:
     def finish(
         self, target: Path, source: Path | None, cut: bool, last_duration: int | None = None
     ) -> list[str]:
-        """Join the segments with the source's sound and subtitles, and put that in place.
+        """Join the segments, add the sound and subtitles of the source, and write the target.
 
         Args:
-            target: the video.
-            source: the video that sound, subtitles, chapters and titles are copied from.
+            target: path of the video.
+            source: video to copy sound, subtitles, chapters and titles from; None: copy nothing.
             cut: whether only a part of the source was restored.
-            last_duration: how long the last frame stays, in units of the time base.
+            last_duration: duration of the last frame, in units of the time base.
 
         Returns:
-            What could not be taken over, a few words each.
+            Descriptions of what could not be copied, a few words each.
         """
         whole = self.folder / f'whole{target.suffix}'
         left_out = mux(self.segments(), self.format, whole, source, cut, last_duration)
@@ -440,14 +448,14 @@ class VideoParts:
 
 
 def encoded_image(image: np.ndarray, suffix: str) -> bytes:
-    """The content of an image file, .png or .jpg, of an RGB image."""
+    """Encode an RGB image as the content of a .png or .jpg file."""
     quality = [] if suffix == '.png' else [cv2.IMWRITE_JPEG_QUALITY, 97]
     _, encoded = cv2.imencode(suffix, image[..., ::-1], quality)
     return encoded.tobytes()
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """What the unfinished run in a folder was told to do."""
+    """Read the settings of the unfinished run in a folder; {} if there are none."""
     try:
         return json.loads((folder / 'settings.json').read_text(encoding='utf-8'))
     except (OSError, ValueError):
@@ -455,10 +463,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def doubled(given: Format) -> Format:
-    """The format of two frames side by side."""
+    """Return the format of two frames side by side."""
     return replace(given, width=2 * given.width)
 
 
 def is_video_name(path: Path) -> bool:
-    """Whether a name says that it is a video's."""
+    """Return whether a file name has the suffix of a video."""
     return path.suffix.lower() in VIDEO_SUFFIXES

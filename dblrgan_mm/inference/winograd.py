@@ -1,12 +1,12 @@
-"""3x3 convolutions for a CPU in float32, as matrix products with fewer multiplications."""
+"""3x3 convolutions in float32 on a CPU, as matrix products."""
 
 import torch
 from torch import nn
 
-# Winograd's minimal filtering F(6, 3): six results of a filter of three taps by eight products.
-# Winograd, "Arithmetic Complexity of Computations", 1980; for images Lavin and Gray, "Fast
-# Algorithms for Convolutional Neural Networks", CVPR 2016. The points are 0, 1, -1, 2, -2, 1/2,
-# -1/2 and infinity, by Cook's and Toom's construction.
+# Winograd's minimal filtering algorithm F(6, 3): six outputs of a 3-tap filter with eight
+# multiplications. Winograd, "Arithmetic Complexity of Computations", 1980; for images Lavin and
+# Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016. The Cook-Toom construction
+# uses the points 0, 1, -1, 2, -2, 1/2, -1/2 and infinity.
 _INPUT = (
     (1, 0, -21 / 4, 0, 21 / 4, 0, -1, 0),
     (0, 1, 1, -17 / 4, -17 / 4, 1, 1, 0),
@@ -38,17 +38,17 @@ _OUTPUT = (
 
 
 class RowWinograd(nn.Module):
-    """3x3 convolution with 4/9 of the multiplications: F(6, 3) from row to row, plain within a row.
+    """3x3 convolution with 4/9 of the multiplications: F(6, 3) over rows, direct over columns.
 
-    In both directions it would need a fifth, and lose that again by moving data about. It rounds
-    like a direct convolution, with a few times the error.
+    F(6, 3) in both directions would need a fifth of the multiplications, but the additional data
+    movement outweighs the gain. The rounding error is a few times that of a direct convolution.
 
     Args:
         weight: (c_out, c_in, 3, 3), float32.
         bias: (c_out,).
     """
 
-    rows = 6  # of a result
+    rows = 6  # output rows per call
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
         super().__init__()
@@ -64,27 +64,27 @@ class RowWinograd(nn.Module):
         """Convolve.
 
         Args:
-            eight: (8, w, c_in): a row above, six rows, and one below. Beyond the first and last
-                column lie zeros.
+            eight: (8, w, c_in): one row above, six rows, and one row below. Columns beyond the
+                first and last are zero.
 
         Returns:
             (6, w, c_out).
         """
         _, width, channels = eight.shape
-        # with the zeros beyond its ends a row is read three times, and each product added to all
-        # columns: torch has a fast way for that alone
+        # Pad each row with zeros and read it at three offsets, so that each product is added to all
+        # columns; torch is fast only in that case.
         padded = eight.new_empty(8, width + 2, channels)
         padded[:, 0] = padded[:, -1] = 0
         torch.mm(self.to_products, eight.reshape(8, -1), out=padded[:, 1:-1].flatten(1))
         products = torch.bmm(padded[:, :width], self.taps[:, 0])
         products.baddbmm_(padded[:, 1:-1], self.taps[:, 1])
         products.baddbmm_(padded[:, 2:], self.taps[:, 2])
-        products[1] += self.bias  # of the point 1, which goes to all results unchanged
+        products[1] += self.bias  # the product of point 1 has weight 1 in all outputs
         return (self.from_products @ products.view(8, -1)).view(6, width, -1)
 
 
 class NarrowConv(nn.Module):
-    """3x3 convolution to very few maps: one matrix product to all taps, which are then added up.
+    """3x3 convolution to very few maps: one matrix product for all taps, which are then summed.
 
     Args:
         weight: (c_out, c_in, 3, 3), float32.
@@ -98,7 +98,7 @@ class NarrowConv(nn.Module):
         self.register_buffer('bias', bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(c_in, h + 2, w) to (c_out, h, w); best where the channels lie side by side."""
+        """Map (c_in, h + 2, w) to (c_out, h, w); fastest if ``x`` is channels-last in memory."""
         channels, height, width = x.shape
         taps = x.permute(1, 2, 0).reshape(-1, channels) @ self.taps
         taps = taps.view(height, width, 3, 3, self.c_out).permute(2, 3, 4, 0, 1)

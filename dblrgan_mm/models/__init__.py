@@ -1,8 +1,8 @@
 """Networks, losses and the DBLRGAN model, registered in ``mmagic.registry.MODELS``.
 
-``DBLRGAN`` and the baselines build on ``mmagic.models``, which takes ten seconds to import. They
-are registered by the first look-up in the registry, which imports ``mmagic.models`` anyway, so the
-networks and losses stay quick to import by themselves.
+``DBLRGAN`` and the baselines build on ``mmagic.models``, which takes ten seconds to import. To keep
+the import of the networks and losses fast, they are registered at the first look-up in the
+registry, which imports ``mmagic.models`` anyway.
 """
 
 from dblrgan_mm import compat
@@ -29,7 +29,7 @@ __all__ = [
     'rgb_to_luma',
 ]
 
-if MODELS._imported:  # somebody has looked something up before: nothing left to wait for
+if MODELS._imported:  # a look-up has happened already, so register now
     from dblrgan_mm.models import baselines, clips_on_device  # noqa: F401
     from dblrgan_mm.models.dblrgan import DBLRGAN
 else:

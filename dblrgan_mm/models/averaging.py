@@ -1,4 +1,4 @@
-"""An average of weights that a GPU need not be waited for."""
+"""A moving average of weights that never synchronises with the GPU."""
 
 import torch
 from mmagic.registry import MODELS
@@ -10,27 +10,27 @@ from torch import nn
 class ForeachExponentialMovingAverage(ExponentialMovingAverage):
     """MMEngine's ``ExponentialMovingAverage``, updated in one pass.
 
-    MMEngine's goes through the weights one by one, and where it is part of a model on a GPU it asks
-    twice for the number of its updates, each time waiting for all that the GPU has to do. The
+    MMEngine's class updates the weights one by one. As part of a model on a GPU, it also reads its
+    update counter twice per update, and each read waits for the GPU to finish all pending work. The
     averages are the same.
 
     Args:
-        model, momentum, interval, device, update_buffers: as of MMEngine's.
+        model, momentum, interval, device, update_buffers: as in MMEngine's class.
     """
 
     def __init__(self, model: nn.Module, *args, **kwargs) -> None:
         super().__init__(model, *args, **kwargs)
-        self._known_steps: int | None = None  # what the buffer `steps` holds
+        self._known_steps: int | None = None  # value of the buffer `steps`, None if not read yet
         self.register_load_state_dict_post_hook(_read_steps_again)
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Take a model's weights into the average; the first time they become the average."""
+        """Update the average with a model's weights; the first call copies them."""
         if self._known_steps is None:
             self._known_steps = self.steps.item()
         source, target = (
             net.state_dict() if self.update_buffers else dict(net.named_parameters())
-            # MMEngine's avg_parameters stay where the buffers were before a move to a device
+            # not MMEngine's avg_parameters, which hold the old tensors after a move to a device
             for net in (model, self.module)
         )
         pairs = [(average, source[name]) for name, average in target.items()]

@@ -9,22 +9,22 @@ from dblrgan_mm.clips.device_clips import DeviceClips
 
 @MODELS.register_module()
 class ClipsOnDevicePreprocessor(DataPreprocessor):
-    """MMagic's ``DataPreprocessor``, with the training clips in the memory of the device. Ours.
+    """MMagic's ``DataPreprocessor`` with the training clips in device memory. Ours.
 
-    It takes the batches of a ``ClipPlacesDataset``, so that no pixel passes the data loader: on a
-    GPU the usual loader keeps the main process busy for about 1 ms per sample. Other batches,
-    such as those of a validation, are left to MMagic's.
+    It accepts the batches of a ``ClipPlacesDataset``, so no pixels pass through the data loader.
+    With a GPU, the usual loader keeps the main process busy for about 1 ms per sample. Other
+    batches, such as those of a validation, are processed as in MMagic.
 
-    The clips are loaded with the first batch, by each process for itself. They are no part of the
-    model's state, and no average of a model copies them.
+    Each process loads the clips itself, with the first batch. The clips are not part of the model's
+    state, and averages of a model do not copy them.
 
     Args:
-        data_root, split, layout, layout_args: the clip store, as for ``ClipPlacesDataset``, and
-            the same as there. The option ``--data-root`` sets both.
-        num_frames: blurry frames in a window.
-        gt_frames: sharp frames around the centre: 1, or ``num_frames`` for a discriminator that
-            judges clips.
-        **kwargs: as of MMagic's.
+        data_root, split, layout, layout_args: the clip store; must equal the arguments of the
+            ``ClipPlacesDataset``. The option ``--data-root`` sets both.
+        num_frames: number of blurry frames in a window.
+        gt_frames: number of sharp frames around the centre: 1, or ``num_frames`` for a
+            discriminator that judges clips.
+        **kwargs: as in MMagic's ``DataPreprocessor``.
     """
 
     def __init__(
@@ -44,11 +44,12 @@ class ClipsOnDevicePreprocessor(DataPreprocessor):
         self._clips: DeviceClips | None = None
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Crops in the range that MMagic's gives, for places; else as MMagic's.
+        """Cut the crops for a batch of places; process other batches as MMagic does.
 
         Returns:
-            ``inputs`` (n, t, 3, h, w), and ``data_samples`` with ``gt_img``, (n, 3, h, w), or
-            (n, t, 3, h, w) where there are several sharp frames.
+            ``inputs`` (n, t, 3, h, w), and ``data_samples`` with ``gt_img``, which is
+            (n, 3, h, w), or (n, t, 3, h, w) for several sharp frames. The value range is the same
+            as MMagic's.
         """
         if 'places' not in data:
             return super().forward(data, training)

@@ -1,4 +1,4 @@
-"""Luma after ITU-R BT.601 with full range, the Y of JPEG and of OpenCV's YCrCb."""
+"""Luma as in ITU-R BT.601 with full range: the Y of JPEG and of OpenCV's YCrCb."""
 
 import torch
 
@@ -6,11 +6,11 @@ _KR, _KG, _KB = 0.299, 0.587, 0.114
 
 
 def rgb_to_luma(rgb: torch.Tensor) -> torch.Tensor:
-    """Luma Y of RGB frames.
+    """Compute the luma Y of RGB frames.
 
-    In BT.601 full range, Y = 0.299 R + 0.587 G + 0.114 B and R, G, B differ from Y only by a
-    function of the chroma (Cb, Cr). So a frame with luma Y' and its old chroma is
-    ``rgb + (Y' - Y)``, the same for all three channels, which is how DBLRNet joins them.
+    In full-range BT.601, Y = 0.299 R + 0.587 G + 0.114 B, and the differences of R, G and B from Y
+    depend only on the chroma (Cb, Cr). A frame with new luma Y' and unchanged chroma is therefore
+    ``rgb + (Y' - Y)``, with the same offset for all three channels. DBLRNet combines them this way.
 
     Args:
         rgb: (..., 3, h, w), RGB order, any linear range ([0, 1] in this project).

@@ -15,35 +15,36 @@ from dblrgan_mm.models.discriminator import FrameSequenceDiscriminator
 
 @MODELS.register_module()
 class DBLRGAN(BaseEditModel):
-    """Generator and discriminator, each under its own optimiser.
+    """A generator and a discriminator, each with its own optimiser.
 
-    The generator learns by a content loss and an adversarial loss (Zhang et al., IEEE TIP 28(1),
-    2019); their weights are ours. What the discriminator judges is ours: the restored centre
-    frame set into its sharp neighbours against the sharp clip itself, so the restored frame must
-    fit its neighbours in time. A discriminator without ``num_frames``, such as those of MMagic,
-    judges the restored frame alone.
+    The generator is trained with a content loss and an adversarial loss (Zhang et al., IEEE TIP
+    28(1), 2019); their weights are ours. The discriminator's input is ours: it must distinguish the
+    sharp clip from the same clip with the restored frame in its centre, so the restored frame must
+    be consistent with its neighbours in time. A discriminator without ``num_frames``, such as those
+    of MMagic, judges the restored frame alone.
 
-    Also ours: the discriminator sees sharp and restored clips in one batch, so that its batch
-    statistics do not tell them apart, and judges with its running statistics when the generator
-    learns.
+    Also ours: the discriminator gets sharp and restored clips in one batch, so that its batch
+    statistics do not reveal which is which, and it uses its running statistics when the generator
+    is trained.
 
     Args:
-        generator: config of a network (n, t, c, h, w) to (n, c, h, w), such as ``DBLRNet``.
-        discriminator: config of a network that gives logits.
+        generator: config of a network that maps (n, t, c, h, w) to (n, c, h, w), such as
+            ``DBLRNet``.
+        discriminator: config of a network that returns logits.
         pixel_loss: config of the content loss.
         gan_loss: config of the adversarial loss, ``AdversarialLoss`` or MMagic's ``GANLoss``.
-        ema: arguments of MMEngine's ``ExponentialMovingAverage`` (e.g. ``dict(momentum=1e-3)``)
-            to average the generator's weights while it trains; the average is what is validated
-            and tested. None: no average.
-        train_cfg: ``gen_init_steps`` (default 0) iterations at the start train the generator
-            alone, by content loss; ``disc_init_steps`` (default 0) iterations after those train
-            the discriminator alone. The count is stored in the checkpoint.
-        test_cfg: unused, for MMagic's interface.
+        ema: arguments of MMEngine's ``ExponentialMovingAverage``, e.g. ``dict(momentum=1e-3)``, to
+            average the generator's weights during training. Validation and tests use the average.
+            None: no average.
+        train_cfg: the first ``gen_init_steps`` iterations (default 0) train only the generator,
+            with the content loss; the next ``disc_init_steps`` iterations (default 0) train only
+            the discriminator. The iteration count is stored in the checkpoint.
+        test_cfg: unused, part of MMagic's interface.
         init_cfg: MMEngine's initialisation config.
-        data_preprocessor: config; must bring frames to RGB in [0, 1].
+        data_preprocessor: config; must convert frames to RGB in [0, 1].
 
-    In training, ``gt_img`` is the window of sharp frames (n, t, c, h, w); a single frame
-    (n, c, h, w) is enough where the discriminator judges single frames.
+    In training, ``gt_img`` is the window of sharp frames (n, t, c, h, w). A single frame
+    (n, c, h, w) is enough if the discriminator judges single frames.
     """
 
     def __init__(
@@ -76,50 +77,51 @@ class DBLRGAN(BaseEditModel):
         self.disc_init_steps = train_cfg.get('disc_init_steps', 0)
         self.judged_frames = getattr(self.discriminator, 'num_frames', None)
         self.register_buffer('step_counter', torch.tensor(0))  # iterations, saved and resumed
-        self._step: int | None = None  # the same, where a GPU need not be waited for
+        self._step: int | None = None  # the same number, readable without waiting for the GPU
         self.register_load_state_dict_post_hook(_read_step_again)
 
     def state_dict(self, *args, destination=None, prefix='', keep_vars=False) -> dict:
-        """Keys without the prefixes of wrappers, the same for one process and for many.
+        """Return the state without wrapper prefixes, the same for one process and for many.
 
-        ``MMSeparateDistributedDataParallel`` wraps the parts one by one. MMEngine's runner saves
-        their keys as ``generator.module.*``, and MMEngine's loader, which looks through
-        wrappers, then finds none of them: a resumed run would start from random weights.
+        ``MMSeparateDistributedDataParallel`` wraps each part separately. MMEngine's runner would
+        save their keys as ``generator.module.*``. MMEngine's loader unwraps the parts, so it would
+        find none of these keys, and a resumed run would start from random weights.
         """
         return get_state_dict(self, destination, prefix, keep_vars)
 
     def forward_tensor(self, inputs: torch.Tensor, data_samples=None) -> torch.Tensor:
-        """Restored frames (n, c, h, w), by the averaged generator once there is one."""
+        """Return restored frames (n, c, h, w); outside training, by the average if it exists."""
         average = self.generator_ema
         use_average = average is not None and not self.training and average.steps > 0
         return (average if use_average else self.generator)(inputs)
 
     def forward_train(self, inputs: torch.Tensor, data_samples=None) -> dict:
-        """Content loss alone, for MMagic's ``mode='loss'``; training goes by :meth:`train_step`."""
+        """Return the content loss for MMagic's ``mode='loss'``; training uses ``train_step``."""
         restored = self.forward_tensor(inputs, data_samples)
         return dict(loss=self.pixel_loss(restored, self.centre_frame(data_samples.gt_img)))
 
     @staticmethod
     def centre_frame(sharp: torch.Tensor) -> torch.Tensor:
-        """The centre of windows (n, t, c, h, w); frames (n, c, h, w) are returned as they are."""
+        """Return the centre frame of windows (n, t, c, h, w), or frames (n, c, h, w) unchanged."""
         return sharp[:, sharp.shape[1] // 2] if sharp.ndim == 5 else sharp
 
     def judged_clips(
         self, restored: torch.Tensor, sharp: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The two clips that the discriminator has to tell apart.
+        """Return the two clips that the discriminator must distinguish.
 
         Args:
-            restored: (n, c, h, w).
-            sharp: (n, t, c, h, w) or (n, c, h, w).
+            restored: restored frames (n, c, h, w).
+            sharp: sharp windows (n, t, c, h, w) or frames (n, c, h, w).
 
         Returns:
-            Clip with the restored frame in the centre, and the sharp clip, both
-            (n, ``discriminator.num_frames``, c, h, w), or (n, c, h, w) where the discriminator
-            takes images.
+            The clip with the restored frame in the centre, and the sharp clip. Both are
+            (n, ``discriminator.num_frames``, c, h, w), or (n, c, h, w) if the discriminator takes
+            images.
 
         Raises:
-            ValueError: if the data set gives fewer sharp frames than the discriminator judges.
+            ValueError: if the data set gives fewer sharp frames than the discriminator judges, or
+                if the difference is odd.
         """
         parts, real = self._judged_parts(restored, sharp)
         return (torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]), real
@@ -127,7 +129,7 @@ class DBLRGAN(BaseEditModel):
     def _judged_parts(
         self, restored: torch.Tensor, sharp: torch.Tensor
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """The same two, the first in parts: sharp frames before, the restored one, those after."""
+        """Return the same, with the first clip as a list of sharp, restored and sharp frames."""
         count = self.judged_frames
         given = sharp.shape[1] if sharp.ndim == 5 else 1
         if count is None:
@@ -149,14 +151,14 @@ class DBLRGAN(BaseEditModel):
     def generator_losses(
         self, restored: torch.Tensor, sharp: torch.Tensor, adversarial: bool = True
     ) -> dict:
-        """``loss_pix`` and, if asked for, ``loss_gan``."""
+        """Return ``loss_pix`` and, if ``adversarial`` is set, ``loss_gan``."""
         losses = dict(loss_pix=self.pixel_loss(restored, self.centre_frame(sharp)))
         if adversarial:
             judge = _unwrap(self.discriminator)
             modes = {module: module.training for module in judge.modules()}
-            judge.eval()  # running statistics
+            judge.eval()  # use running statistics
             if isinstance(judge, FrameSequenceDiscriminator):
-                # in parts, so that there is no backward pass through the sharp frames
+                # clips in parts avoid the backward pass through the sharp frames
                 logits = judge(self._judged_parts(restored, sharp)[0])
             else:
                 logits = judge(self.judged_clips(restored, sharp)[0])
@@ -166,8 +168,11 @@ class DBLRGAN(BaseEditModel):
         return losses
 
     def discriminator_losses(self, restored: torch.Tensor, sharp: torch.Tensor) -> dict:
-        """``loss_disc_real``, ``loss_disc_fake``, and for the log ``disc_accuracy``: the share of
-        pairs in which the sharp clip gets the higher logit."""
+        """Return ``loss_disc_real``, ``loss_disc_fake`` and ``disc_accuracy``.
+
+        ``disc_accuracy``, only for the log, is the share of pairs in which the sharp clip gets the
+        higher logit.
+        """
         fake, real = self.judged_clips(restored.detach(), sharp)
         logits = self.discriminator(torch.cat([real, fake.to(real.dtype)]))
         logits_real, logits_fake = logits.chunk(2)
@@ -178,11 +183,11 @@ class DBLRGAN(BaseEditModel):
         )
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> dict:
-        """One iteration of both players.
+        """Train both networks for one iteration.
 
         Args:
             data: a batch from the data loader.
-            optim_wrapper: with the keys ``generator`` and ``discriminator``.
+            optim_wrapper: optimisers under the keys ``generator`` and ``discriminator``.
 
         Returns:
             Values for the log.
@@ -217,7 +222,7 @@ class DBLRGAN(BaseEditModel):
             optim_d.update_params(loss)
             log_vars.update(logged)
 
-        log_vars.pop('loss', None)  # a sum over one of two players: no use in a log
+        log_vars.pop('loss', None)  # the sum of one network's losses only: useless in a log
         self.step_counter += 1
         self._step += 1
         return log_vars

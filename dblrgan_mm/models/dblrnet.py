@@ -18,30 +18,32 @@ class DBLRNet(BaseModule):
     """Restores the centre frame of a window of blurry frames.
 
     Source: Zhang et al., "Adversarial Spatio-Temporal Learning for Video Deblurring", IEEE TIP
-    28(1), 2019: two 3D convolutions without temporal padding merge five unaligned frames into
-    one set of maps; 15 residual blocks and a long skip at full resolution; three convolutions to
-    the output. Only luma passes the network; the centre frame keeps its chroma. Other numbers of
-    frames than five, ``norm=None``, ``residual=True`` and the initialisation are ours.
+    28(1), 2019. Two 3D convolutions without temporal padding merge five unaligned frames into
+    one set of feature maps. 15 residual blocks with a long skip connection follow at full
+    resolution, then three convolutions up to the output. The network processes luma only; the
+    centre frame keeps its chroma. Numbers of frames other than five, ``norm=None``,
+    ``residual=True`` and the initialisation are ours.
 
     With the default arguments it has 1.880 M parameters (``color='rgb'``: 1.885 M) and needs
-    1.874 M multiply-accumulates a pixel.
+    1.874 M multiply-accumulates per pixel.
 
     Args:
-        num_frames: frames t in the window, odd.
-        color: 'luma' restores Y and keeps the centre frame's chroma; 'rgb' restores all three.
-        mid_channels: maps in the residual blocks, a multiple of 4; a quarter of it after the
-            first layer, four times it before the last.
-        num_blocks: residual blocks.
+        num_frames: number t of frames in the window, odd.
+        color: 'luma' restores Y and keeps the centre frame's chroma; 'rgb' restores all three
+            channels.
+        mid_channels: number of maps in the residual blocks, a multiple of 4. The first layer has a
+            quarter of it, the layers before the last have four times as many.
+        num_blocks: number of residual blocks.
         norm: 'BN' (batch normalisation, as in the paper) or None (ours).
-        residual: the network predicts what is to be added to the centre frame (ours).
+        residual: whether the network predicts the difference to the centre frame (ours).
         fusion: 'slow' merges three frames in the first layer and the rest in the second, as in
-            the paper; 'early' merges all of them in the first, which then is a 2D convolution of
-            stacked frames (the names as in Caballero et al., VESPCN, 2017).
+            the paper. 'early' merges all frames in the first layer, which is then a 2D convolution
+            of stacked frames. The names are those of Caballero et al., VESPCN, 2017.
         init_cfg: MMEngine's initialisation config, e.g. ``dict(type='Pretrained', ...)``.
 
     Raises:
-        ValueError: for an argument outside of these; and on a forward pass with the wrong number
-            of axes, frames or channels.
+        ValueError: for an invalid argument, and on a forward pass with the wrong number of axes,
+            frames or channels.
 
     Example:
         >>> DBLRNet()(torch.rand(1, 5, 3, 64, 64)).shape
@@ -73,7 +75,7 @@ class DBLRNet(BaseModule):
 
         channels = 1 if color == 'luma' else 3
         wide = 4 * mid_channels
-        # the first layer joins three frames, the second what is left of the window
+        # the first layer merges three frames, the second layer the rest of the window
         t1 = num_frames if fusion == 'early' else min(3, num_frames)
         t2 = num_frames - t1 + 1
         self.head = nn.Sequential(
@@ -91,13 +93,13 @@ class DBLRNet(BaseModule):
             nn.Conv2d(wide, channels, 3, padding=1),
         )
         self._reset_parameters()
-        # convolutions are faster so, on GPUs and CPUs
+        # convolutions are faster with this layout, on GPUs and CPUs
         self.body.to(memory_format=torch.channels_last)
         self.tail.to(memory_format=torch.channels_last)
 
     @property
     def halo(self) -> int:
-        """Pixels beyond a crop's border that its result depends on: one a 3x3 convolution."""
+        """How many pixels beyond a crop's border affect its result: one per 3x3 convolution."""
         return sum(isinstance(m, (nn.Conv2d, nn.Conv3d)) for m in self.modules())
 
     def _reset_parameters(self) -> None:
@@ -115,8 +117,8 @@ class DBLRNet(BaseModule):
         """Restore the centre frame.
 
         Args:
-            x: blurry windows (n, t, 3, h, w), RGB in [0, 1], any h and w; with ``num_frames=1``
-                also images (n, 3, h, w), which is what the data set gives then.
+            x: blurry windows (n, t, 3, h, w), RGB in [0, 1], any h and w. With ``num_frames=1``
+                images (n, 3, h, w), as the data set returns them, are accepted, too.
 
         Returns:
             Restored centre frames (n, 3, h, w), RGB, not clamped.
@@ -124,7 +126,7 @@ class DBLRNet(BaseModule):
         x = as_windows(self, x)
         frames = rgb_to_luma(x) if self.color == 'luma' else x
         maps = self.head(frames.transpose(1, 2)).squeeze(2)
-        # the first operand of each sum that follows decides about the layout of the result
+        # the first operand of each following sum determines the memory layout of the result
         maps = maps.contiguous(memory_format=torch.channels_last)
         out = self.tail(maps + self.body(maps))
 
@@ -137,7 +139,7 @@ class DBLRNet(BaseModule):
 
 
 def require_window(num_frames: int, color: str) -> None:
-    """Raise a ValueError unless there is a centre frame, and the color is 'luma' or 'rgb'."""
+    """Raise a ValueError unless ``num_frames`` is odd and the colour is 'luma' or 'rgb'."""
     if num_frames < 1 or num_frames % 2 == 0:
         raise ValueError(f'num_frames must be odd, so that a centre frame exists, got {num_frames}')
     if color not in ('luma', 'rgb'):
@@ -145,14 +147,14 @@ def require_window(num_frames: int, color: str) -> None:
 
 
 def as_windows(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """The input of a network as windows (n, t, 3, h, w).
+    """Return the input of a network as windows (n, t, 3, h, w).
 
     Args:
-        network: has ``num_frames``; its class is named in errors.
+        network: a network with ``num_frames``; errors name its class.
         x: windows; with ``num_frames=1`` also images (n, 3, h, w).
 
     Raises:
-        ValueError: for another number of axes, frames or channels.
+        ValueError: for a wrong number of axes, frames or channels.
     """
     frames = network.num_frames
     if x.ndim == 4 and frames == 1:
@@ -167,7 +169,7 @@ def as_windows(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """conv-norm-ReLU-conv-norm and the identity; (n, c, h, w) to the same shape."""
+    """conv-norm-ReLU-conv-norm plus the identity; keeps the shape (n, c, h, w)."""
 
     def __init__(self, channels: int, norm: str | None) -> None:
         super().__init__()

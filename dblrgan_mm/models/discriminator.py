@@ -1,4 +1,4 @@
-"""The discriminator of frame sequences."""
+"""The discriminator for frame sequences."""
 
 from collections.abc import Sequence
 
@@ -15,28 +15,33 @@ from mmagic.registry import MODELS
 
 @MODELS.register_module()
 class FrameSequenceDiscriminator(BaseModule):
-    """Judges whether a clip is sharp or holds a restored frame.
+    """Classifies a clip as sharp or as containing a restored frame.
 
-    A VGG-like binary classifier: 3x3 convolutions with batch normalisation and ReLU, 2 of 64
-    maps, 3 of 128, 4 of 256, 5 of 512, then fully connected layers of 4096, 4096 and the
-    decision, as described for the paper's image discriminator (Zhang et al., IEEE TIP 28(1),
-    2019). With ``num_frames=1`` it judges images, as that one does. Ours: the first group sees
-    each frame for itself and the second joins the maps of all frames, so that the sharpness of
-    one frame can be held against that of its neighbours; the last convolution of each group has
-    stride 2; the maps are averaged over space before the fully connected layers, so that any crop
-    size fits; one logit in place of a softmax over two classes, which is the same decision; the
-    initialisation.
+    It is a VGG-like binary classifier: 3x3 convolutions with batch normalisation and ReLU (2 with
+    64 maps, 3 with 128, 4 with 256, 5 with 512), then two fully connected layers with 4096 units
+    and an output layer. This follows the paper's image discriminator (Zhang et al., IEEE TIP 28(1),
+    2019). With ``num_frames=1`` it judges images, as in the paper.
+
+    These parts are ours:
+
+    - The first group of convolutions processes each frame separately and the second joins the maps
+      of all frames, so that the sharpness of a frame can be compared with that of its neighbours.
+    - The last convolution of each group has stride 2.
+    - The maps are averaged over space before the fully connected layers, so that any crop size
+      works.
+    - One logit replaces the softmax over two classes; the decision is the same.
+    - The initialisation.
 
     Args:
-        num_frames: frames t in a clip.
-        in_channels: channels c of a frame.
-        conv_channels: maps of the convolutions, one list a group.
-        fc_channels: units of the two hidden fully connected layers.
+        num_frames: number t of frames in a clip.
+        in_channels: number c of channels of a frame.
+        conv_channels: numbers of maps of the convolutions, one sequence per group.
+        fc_channels: number of units of the two hidden fully connected layers.
         init_cfg: MMEngine's initialisation config.
 
     Raises:
-        ValueError: if there is no frame; and on a forward pass with the wrong number of axes,
-            frames or channels.
+        ValueError: if ``num_frames`` is below 1, and on a forward pass with the wrong number of
+            axes, frames or channels.
 
     Example:
         >>> FrameSequenceDiscriminator(num_frames=5)(torch.rand(2, 5, 3, 64, 64)).shape
@@ -82,18 +87,18 @@ class FrameSequenceDiscriminator(BaseModule):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         self.classifier[-1].weight.data *= 0.1  # start undecided
-        # convolutions are faster so, on GPUs and CPUs
+        # convolutions are faster with this layout, on GPUs and CPUs
         self.frame_features.to(memory_format=torch.channels_last)
         self.features.to(memory_format=torch.channels_last)
 
     def forward(self, x: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
-        """Judge clips.
+        """Classify clips.
 
         Args:
             x: clips (n, t, c, h, w) in [0, 1], at least 16x16 pixels with the default groups; with
-                ``num_frames=1`` also images (n, c, h, w). Or the parts of such clips, one after the
-                other in time: where batch statistics are not taken, the first group sees them one
-                by one, and keeps nothing for a backward pass through those that need none.
+                ``num_frames=1`` also images (n, c, h, w). Or a sequence of parts of such clips, in
+                temporal order. In evaluation mode, the first group processes the parts one by one,
+                and stores nothing for a backward pass through parts that need no gradient.
 
         Returns:
             Logits (n, 1): above 0 for 'sharp', below 0 for 'restored'.
@@ -118,17 +123,17 @@ class FrameSequenceDiscriminator(BaseModule):
 
     @staticmethod
     def _side_by_side(maps: torch.Tensor, clips: int) -> torch.Tensor:
-        """Maps of frames (n t, c, h, w) as maps of clips (n, t c, h, w).
+        """Rearrange the maps of frames (n t, c, h, w) to maps of clips (n, t c, h, w).
 
-        Channels last before and after, and so are the gradients: by plain flattening they would
-        come in torch's default layout, in which each operation before takes twice the time.
+        The maps and their gradients stay channels-last. With plain flattening, the gradients would
+        have torch's default layout, with which all earlier operations take twice as long.
         """
         maps = maps.permute(0, 2, 3, 1).unflatten(0, (clips, -1))
         return maps.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2)
 
 
 def _conv_group(in_channels: int, channels: Sequence[int]) -> nn.Sequential:
-    """conv-BN-ReLU for each number of channels, the last one with stride 2."""
+    """Build conv-BN-ReLU for each number of channels; the last convolution has stride 2."""
     layers: list[nn.Module] = []
     for i, out_channels in enumerate(channels):
         stride = 2 if i == len(channels) - 1 else 1

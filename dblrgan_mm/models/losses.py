@@ -15,19 +15,19 @@ from dblrgan_mm.models.color import rgb_to_luma
 
 @MODELS.register_module()
 class ContentLoss(nn.Module):
-    """Mean over the pixels of the squared error, the paper's content loss, or of another one.
+    """Mean squared error over the pixels, the paper's content loss, or Charbonnier loss.
 
-    MMagic's ``CharbonnierLoss`` compares RGB alone.
+    MMagic's ``CharbonnierLoss`` can only compare RGB.
 
     Args:
-        color: 'rgb' compares all three channels; 'luma' compares Y (BT.601) alone, for a network
-            that restores luma alone, as ``DBLRNet`` does by default.
-        form: of the error e of a pixel: 'mse', its square; 'charbonnier', sqrt(e^2 + 1e-6)
+        color: 'rgb' compares all three channels; 'luma' compares only Y (BT.601), for a network
+            that restores only luma, as ``DBLRNet`` does by default.
+        form: loss of a pixel with error e: 'mse' is e^2; 'charbonnier' is sqrt(e^2 + 1e-6)
             (Charbonnier et al., 1994; the constant is that of Lai et al., LapSRN, 2017).
-        loss_weight: factor on the result.
+        loss_weight: factor of the result.
 
     Raises:
-        ValueError: for another ``color`` or ``form``, or for shapes that differ.
+        ValueError: for another ``color`` or ``form``, or if the shapes differ.
 
     Example:
         >>> ContentLoss()(torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8))
@@ -47,11 +47,11 @@ class ContentLoss(nn.Module):
         self.loss_weight = loss_weight
 
     def forward(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Compare restored and sharp frames, both (..., 3, h, w), RGB in [0, 1]; a scalar."""
+        """Return the loss, a scalar, of restored and sharp frames (..., 3, h, w), RGB in [0, 1]."""
         if pred.shape != target.shape:
             raise ValueError(
                 f'restored frames {tuple(pred.shape)} and sharp frames {tuple(target.shape)} '
-                "differ in shape; a content loss wants the window's centre frame (gt='centre')"
+                "differ in shape; a content loss needs the window's centre frame (gt='centre')"
             )
         difference = pred.float() - target.float()
         if self.color == 'luma':
@@ -64,9 +64,9 @@ class ContentLoss(nn.Module):
 
 @MODELS.register_module()
 class AdversarialLoss(nn.Module):
-    """Adversarial loss on a discriminator's logits; the interface of MMagic's ``GANLoss``.
+    """Adversarial loss on a discriminator's logits, with the interface of MMagic's ``GANLoss``.
 
-    With D the discriminator's probability of 'sharp', what the generator minimises is
+    With D the discriminator's probability of 'sharp', the generator minimises:
 
     - 'saturating': log(1 - D(restored)), the paper's form (Goodfellow et al., 2014, eq. 1);
     - 'non_saturating': -log D(restored) (ibid., section 3);
@@ -77,7 +77,7 @@ class AdversarialLoss(nn.Module):
 
     Args:
         form: one of the four names.
-        loss_weight: alpha, a factor for the generator only.
+        loss_weight: alpha, a factor of the generator's loss only.
 
     Raises:
         ValueError: for another ``form``.
@@ -99,19 +99,19 @@ class AdversarialLoss(nn.Module):
     def forward(
         self, logits: torch.Tensor, target_is_real: bool, is_disc: bool = False
     ) -> torch.Tensor:
-        """The loss, a scalar.
+        """Return the loss, a scalar.
 
         Args:
-            logits: (n, 1) or any other shape, from the discriminator.
-            target_is_real: for the discriminator, whether these are sharp clips; for the
-                generator, which wants to be taken for real, always True.
-            is_disc: the discriminator's side (True) or the generator's.
+            logits: the discriminator's logits, (n, 1) or any other shape.
+            target_is_real: for the discriminator, whether these are sharp clips; always True for
+                the generator, whose frames should be classified as sharp.
+            is_disc: whether to return the discriminator's loss or the generator's.
         """
         logits = logits.float()
         if is_disc:
             return self._discriminator_loss(logits, target_is_real)
         if not target_is_real:
-            raise ValueError('the generator wants its frames taken for real: target_is_real=True')
+            raise ValueError("the generator's loss needs target_is_real=True")
         return self.loss_weight * self._generator_loss(logits)
 
     def _discriminator_loss(self, logits: torch.Tensor, real: bool) -> torch.Tensor:

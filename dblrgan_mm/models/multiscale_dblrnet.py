@@ -1,4 +1,4 @@
-"""MultiScaleDBLRNet: the idea of DBLRNet in a body of several scales."""
+"""MultiScaleDBLRNet: the idea of DBLRNet in a network with several scales."""
 
 import itertools
 from collections.abc import Sequence
@@ -17,36 +17,37 @@ from mmagic.registry import MODELS
 from dblrgan_mm.models.color import rgb_to_luma
 from dblrgan_mm.models.dblrnet import ResidualBlock, as_windows, require_window
 
-# The maps have a spread of about 1 with these; luma has a mean near 0.45 and a deviation near 0.25.
+# These give maps a spread of about 1: luma has a mean of about 0.45 and a deviation of about 0.25.
 _MEAN, _INPUT_SCALE, _OUTPUT_SCALE = 0.45, 4.0, 0.1
 
 
 @MODELS.register_module()
 class MultiScaleDBLRNet(BaseModule):
-    """Restores the centre frame of a window of blurry frames, at a small cost. Ours.
+    """Restores the centre frame of a window of blurry frames, at a low cost. Ours.
 
     It keeps the idea of DBLRNet (Zhang et al., IEEE TIP 28(1), 2019): a 3D convolution without
-    temporal padding merges unaligned frames, residual blocks follow, and long skips lead around
-    them. Most blocks work at coarse scales, as in a U-Net (Ronneberger et al., MICCAI 2015), where
-    a 3x3 convolution reaches far and costs little. The network predicts what is to be added to the
-    centre frame, so that it cannot lose what the frame has. There is no normalisation.
+    temporal padding merges unaligned frames, followed by residual blocks with long skip
+    connections. Most blocks work at coarse scales, as in a U-Net (Ronneberger et al., MICCAI 2015),
+    where a 3x3 convolution covers a large area at a low cost. The network predicts the difference
+    to the centre frame, so that details of the frame cannot get lost. There is no normalisation.
 
     With the default arguments it has 0.902 M parameters (``color='rgb'``: 0.903 M) and needs 28.7
-    thousand multiply-accumulates per pixel, a 65th of DBLRNet's. Frames are padded at the right
-    and the bottom, by replication, to a multiple of the coarsest scale.
+    thousand multiply-accumulates per pixel, 1/65 of DBLRNet's. Frames are padded on the right and
+    at the bottom, by replication, to a multiple of the coarsest scale.
 
     Args:
-        num_frames: frames t in the window, odd.
-        color: 'luma' restores Y and keeps the centre frame's chroma; 'rgb' restores all three.
-        channels: maps at each scale, from full resolution to the coarsest; each scale has half the
-            rows and columns of the one before.
-        num_blocks: residual blocks at each scale. All scales but the coarsest have as many again
-            on the way back to full resolution.
+        num_frames: number t of frames in the window, odd.
+        color: 'luma' restores Y and keeps the centre frame's chroma; 'rgb' restores all three
+            channels.
+        channels: number of maps at each scale, from full resolution to the coarsest scale. Each
+            scale has half the rows and columns of the previous one.
+        num_blocks: number of residual blocks at each scale. All scales except the coarsest have
+            the same number again on the way back to full resolution.
         init_cfg: MMEngine's initialisation config, e.g. ``dict(type='Pretrained', ...)``.
 
     Raises:
-        ValueError: for an argument outside of these; and on a forward pass with the wrong number
-            of axes, frames or channels.
+        ValueError: for an invalid argument, and on a forward pass with the wrong number of axes,
+            frames or channels.
 
     Example:
         >>> MultiScaleDBLRNet()(torch.rand(1, 5, 3, 50, 70)).shape
@@ -98,17 +99,17 @@ class MultiScaleDBLRNet(BaseModule):
 
     @property
     def multiple(self) -> int:
-        """What the rows and columns of frames are padded to a multiple of."""
+        """The rows and columns of frames are padded to a multiple of this."""
         return 2 ** len(self.down)
 
     @property
     def halo(self) -> int:
-        """Pixels beyond a crop's border that its result depends on, a multiple of :attr:`multiple`.
+        """How many pixels beyond a crop's border affect its result, a multiple of :attr:`multiple`.
 
-        Holds for crops whose borders lie at multiples of :attr:`multiple`, counted from the top
+        Valid for crops whose borders are at multiples of :attr:`multiple`, counted from the top
         left corner of the frame.
         """
-        reach = 1  # of the tail; from here on in pixels of the scale at hand
+        reach = 1  # of the tail; from here on in pixels of the current scale
         for decoder in self.decoders:
             reach = -(-(reach + 2 * len(decoder)) // 2)
         reach += 2 * len(self.body)
@@ -120,7 +121,7 @@ class MultiScaleDBLRNet(BaseModule):
         """He initialisation; blocks start near the identity, and the output near zero. Ours."""
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)):
-                # each output of a transposed convolution with stride 2 sees one of its four taps
+                # each output of a transposed convolution with stride 2 uses one of its four taps
                 transposed = isinstance(module, nn.ConvTranspose2d)
                 inputs = module.in_channels if transposed else module.weight[0].numel()
                 gain = 2.0 if module is self.head else 1.0
@@ -136,8 +137,8 @@ class MultiScaleDBLRNet(BaseModule):
         """Restore the centre frame.
 
         Args:
-            x: blurry windows (n, t, 3, h, w), RGB in [0, 1], any h and w; with ``num_frames=1``
-                also images (n, 3, h, w), which is what the data set gives then.
+            x: blurry windows (n, t, 3, h, w), RGB in [0, 1], any h and w. With ``num_frames=1``
+                images (n, 3, h, w), as the data set returns them, are accepted, too.
 
         Returns:
             Restored centre frames (n, 3, h, w), RGB, not clamped.
@@ -148,7 +149,7 @@ class MultiScaleDBLRNet(BaseModule):
         return centre + self.difference(frames)
 
     def difference(self, frames: torch.Tensor) -> torch.Tensor:
-        """What is to be added to the centre frame, (n, c, h, w), for windows (n, t, c, h, w)."""
+        """Return the difference to the centre frame, (n, c, h, w), for windows (n, t, c, h, w)."""
         height, width = frames.shape[-2:]
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
         frames = F.pad(frames.transpose(1, 2), (*pad, 0, 0), mode='replicate')

@@ -1,5 +1,5 @@
-"""Blurry-sharp training pairs made from sharp videos; `synthesize_blur.py` is the command.
+"""Blurry-sharp training pairs made from sharp videos; the command is `synthesize_blur.py`.
 
-`scan` looks through a source, `plan` decides which clips to make of it, `pairs` makes the pairs,
-`clip` writes them, `convert` does all of this for a list of sources.
+`scan` analyses a source, `plan` decides which clips to make from it, `pairs` makes the pairs,
+`clip` writes them, and `convert` does all of this for a list of sources.
 """

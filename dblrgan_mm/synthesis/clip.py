@@ -1,4 +1,4 @@
-"""A clip on disk: its folder, its settings, and what is left of a run that was stopped."""
+"""A clip on disk: its folder, its settings, and how to resume an interrupted run."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from dblrgan_mm.errors import UserError
 from dblrgan_mm.synthesis.pairs import Footage, pair_jobs
 from dblrgan_mm.synthesis.workers import Workers
 
-SETTINGS = 'synthesis.json'  # beside blur/ and sharp/
+SETTINGS = 'synthesis.json'  # next to blur/ and sharp/
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Clip:
 
     Attributes:
         folder: OUT_DIR/<split>/<clip>.
-        settings: all that its files depend on; kept in the folder.
+        settings: everything that its files depend on; stored in the folder.
     """
 
     source: Path
@@ -33,7 +33,7 @@ class Clip:
 
     @property
     def partial(self) -> Path:
-        """The folder in which it is made."""
+        """The folder in which the clip is made."""
         return self.folder.parents[1] / f'.{self.folder.parent.name}-{self.folder.name}.partial'
 
     @property
@@ -42,18 +42,18 @@ class Clip:
         return self.settings['width'], self.settings['height']
 
     def paths(self, n: int) -> list[Path]:
-        """Where the blurry and the sharp frame of pair n are made."""
+        """Return the paths of the blurry and the sharp frame of pair n in the partial folder."""
         name = f'{self.settings["first_number"] + n:06d}.png'
         return [self.partial / kind / name for kind in ('blur', 'sharp')]
 
     def is_finished(self) -> bool:
-        """Whether it is there already; a UserError if something else is."""
+        """Return whether the clip exists; raise a UserError if something else is in its place."""
         if not self.folder.exists() or not any(self.folder.iterdir()):
             return False
         there = read_settings(self.folder)
         if there is None:
             raise UserError(
-                f'{self.folder}: is there, but was not made by this tool; remove it or choose '
+                f'{self.folder}: exists, but was not made by this tool; remove it or choose '
                 'another --name'
             )
         for key in dict.fromkeys((*there, *self.settings)):
@@ -65,21 +65,21 @@ class Clip:
                     for each in (there, self.settings)
                 )
                 raise UserError(
-                    f'{self.folder}: was made with {old}, this command asks for {new}; give the '
+                    f'{self.folder}: was made with {old}, but this command asks for {new}; use the '
                     'same settings, remove the clip, or choose another --name'
                 )
         return True
 
 
 def summary(setting: Any) -> str:
-    """A setting in short: for a list, its length and range."""
+    """Summarise a setting as text: for a list, its range and length."""
     if isinstance(setting, list):
         return f'{min(setting):g} to {max(setting):g} ({len(setting)} values)'
     return str(setting)
 
 
 def read_settings(folder: Path) -> dict[str, Any] | None:
-    """The settings that a clip was made with; None where they are missing."""
+    """Return the settings that a clip was made with, or None if they cannot be read."""
     try:
         return json.loads((folder / SETTINGS).read_text(encoding='utf-8'))
     except (OSError, ValueError):
@@ -87,10 +87,10 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
 
 
 def keep_whole_pairs(clip: Clip) -> list[float]:
-    """Open a clip's partial folder; keep the whole pairs in it but for the last one.
+    """Prepare a clip's partial folder; keep all complete pairs in it except the last.
 
     Returns:
-        The kept pairs' PSNR in dB.
+        The PSNR of the kept pairs, in dB.
     """
     there = read_settings(clip.partial) or {}
     if not clip.settings.items() <= there.items():
@@ -113,10 +113,10 @@ def keep_whole_pairs(clip: Clip) -> list[float]:
 
 
 def make_clip(clip: Clip, footage: Footage, pool: Workers, bar: Any) -> list[float]:
-    """Make what a clip's partial folder lacks, and put it in its place.
+    """Make the pairs missing from a clip's partial folder, and move the folder into place.
 
     Returns:
-        The pairs' PSNR in dB.
+        The PSNR of all pairs, in dB.
     """
     from tqdm import tqdm
 
@@ -128,18 +128,18 @@ def make_clip(clip: Clip, footage: Footage, pool: Workers, bar: Any) -> list[flo
             files.write_whole(path, image)
         psnrs.append(psnr)
         bar.update()
-    told = clip.settings | dict(input_psnr=round(float(np.mean(psnrs)), 2), version=__version__)
-    files.write_whole(clip.partial / SETTINGS, json.dumps(told, indent=2).encode())
+    final = clip.settings | dict(input_psnr=round(float(np.mean(psnrs)), 2), version=__version__)
+    files.write_whole(clip.partial / SETTINGS, json.dumps(final, indent=2).encode())
     clip.folder.mkdir(parents=True, exist_ok=True)
-    clip.folder.rmdir()  # only an empty folder makes way
+    clip.folder.rmdir()  # fails unless the folder is empty
     clip.partial.rename(clip.folder)
     exposure = ', '.join(
-        f'{key} {summary(told[key])}'
+        f'{key} {summary(final[key])}'
         for key in ('shutter', 'shutters', 'window', 'lights')
-        if key in told
+        if key in final
     )
     tqdm.write(
-        f'{clip.folder}: {told["pairs"]} pairs {told["width"]}x{told["height"]}, stride '
-        f'{told["stride"]}, {exposure}, input PSNR {told["input_psnr"]} dB'
+        f'{clip.folder}: {final["pairs"]} pairs {final["width"]}x{final["height"]}, stride '
+        f'{final["stride"]}, {exposure}, input PSNR {final["input_psnr"]} dB'
     )
     return psnrs

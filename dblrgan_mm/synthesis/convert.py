@@ -1,4 +1,4 @@
-"""All sources of a run: plan them, then make their clips."""
+"""Plan all sources of a run, then make their clips."""
 
 import itertools
 import shutil
@@ -16,8 +16,8 @@ from dblrgan_mm.synthesis.pairs import Footage, bytes_held
 from dblrgan_mm.synthesis.plan import Recipe, plan
 from dblrgan_mm.synthesis.workers import Workers
 
-NEARLY_SHARP = 35  # dB, PSNR of the blurry against the sharp frame
-MEMORY = 1e9  # bytes for frames and flows that several clips share
+NEARLY_SHARP = 35  # dB, PSNR between the blurry and the sharp frame
+MEMORY = 1e9  # bytes, limit for the frames and flows that several clips share
 
 
 def convert(sources: Sequence[Path], recipe: Recipe, pool: Workers) -> None:
@@ -56,11 +56,11 @@ def convert(sources: Sequence[Path], recipe: Recipe, pool: Workers) -> None:
     sources = [source for given in sources for source in attempt(expand, given) or ()]
     total = len(sources) + len(errors)
     if recipe.name and total > 1:
-        raise UserError(f'--name is for one source, and there are {total}; leave it out')
+        raise UserError(f'--name is for a single source, but there are {total}; omit it')
     todo = [clips for clips in (attempt(prepare, source) for source in sources) if clips]
     settings = [clip.settings for clips in todo for clip in clips]
     pixels = sum(s['pairs'] * s['width'] * s['height'] for s in settings)
-    files.require_space(recipe.out_dir, int(2 * 3 * pixels * 0.7))  # PNG keeps 0.3 to 0.7 of it
+    files.require_space(recipe.out_dir, int(2 * 3 * pixels * 0.7))  # PNG needs 0.3 to 0.7 of it
     with tqdm(total=sum(s['pairs'] for s in settings), unit='pair') as bar:
         for clips in todo:
             attempt(make, clips)
@@ -72,7 +72,7 @@ def convert(sources: Sequence[Path], recipe: Recipe, pool: Workers) -> None:
 
 
 def footage_groups(clips: list[Clip], pool: Workers) -> Iterator[tuple[Footage, list[Clip]]]:
-    """Yield the footage of a source, and the clips that use it; one group for each size."""
+    """Yield the footage of a source and the clips that use it, one group per frame size."""
     order = sorted(clips, key=lambda clip: (clip.size, clip.settings['first_frame']))
     for size, group in itertools.groupby(order, lambda clip: clip.size):
         group = list(group)
@@ -85,16 +85,16 @@ def footage_groups(clips: list[Clip], pool: Workers) -> Iterator[tuple[Footage, 
 
 
 def summary(counts: Counter, recipe: Recipe) -> str:
-    """What was made, in one line."""
+    """Return a one-line summary of what was made."""
     text = (
-        f'{counts["made"]} clips made, {counts["there"]} were there, {counts["short"]} shots were '
-        'too short'
+        f'{counts["made"]} clips made, {counts["there"]} already existed, {counts["short"]} shots '
+        'were too short'
     )
     if counts['still']:
-        text += f'; {counts["still"]} shots that hardly move have one variant'
+        text += f'; {counts["still"]} shots with little motion have only one variant'
     if recipe.max_softness < 1:
-        text += f'; {counts["soft"]} of {counts["frames"]} source frames were soft and left out'
+        text += f'; {counts["soft"]} of {counts["frames"]} source frames were too soft to use'
     if counts['pairs']:
         share = counts['sharp'] / counts['pairs']
-        text += f'; {share:.1%} of the new pairs are nearly sharp ({NEARLY_SHARP} dB and more)'
+        text += f'; {share:.1%} of the new pairs are nearly sharp ({NEARLY_SHARP} dB or more)'
     return text

@@ -1,4 +1,4 @@
-"""The pairs of a clip: frames read and flows estimated once, then averaged."""
+"""The pairs of a clip: read frames and estimate flows once, then average."""
 
 import functools
 import math
@@ -24,16 +24,16 @@ from dblrgan_mm.synthesis.workers import Workers
 
 
 class Footage:
-    """The shrunk frames of a source, and the flows between them.
+    """The downscaled frames of a source, and the flows between them.
 
-    Clips that are asked for in the order of their frames are read in one pass.
+    If clips are requested in the order of their frames, the source is read in one pass.
 
     Args:
         source: Video, or folder of frames.
-        size: Width and height to shrink to.
+        size: Width and height to downscale to.
         pool: Threads that estimate the flows.
-        keep_from: Hold all frames and flows from this frame on, for clips that share them; None
-            holds only what later pairs of one clip need.
+        keep_from: Keep all frames and flows from this frame on, for clips that share them; None
+            keeps only what later pairs of one clip need.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Footage:
         self._flows: dict[int, Future[Flows]] = {}
 
     def between(self, first: int, last: int) -> list[np.ndarray]:
-        """Frames `first` to `last`, uint8 (h, w, 3), BGR."""
+        """Return frames `first` to `last`, inclusive, uint8 (h, w, 3), BGR."""
         if self.keep_from is None:
             for held in (self._frames, self._flows):
                 for i in [i for i in held if i < first]:
@@ -57,14 +57,16 @@ class Footage:
         while self._next <= last:
             _, load = next(self._coming, (None, None))
             if load is None:
-                raise UserError(f'{self.source}: became shorter meanwhile; run the command again')
+                raise UserError(
+                    f'{self.source}: became shorter during the run; run the command again'
+                )
             if self._next >= needed and self._next not in self._frames:
                 self._frames[self._next] = shrink(load(), self.size)
             self._next += 1
         return [self._frames[i] for i in range(first, last + 1)]
 
     def flows(self, first: int, last: int) -> list[Future[Flows]]:
-        """Flows between each frame and the next, from `first` to `last`; threads work on them."""
+        """Return the flows from each frame to the next and back, `first` to `last`, as futures."""
         images = self.between(first, last)
         for i in range(first, last):
             if i not in self._flows:
@@ -74,12 +76,12 @@ class Footage:
 
 
 def bytes_held(size: tuple[int, int]) -> int:
-    """Memory that a frame of this width and height takes in `Footage`, with its flows."""
+    """Return the memory that `Footage` needs for a frame of this size and its flows."""
     return size[0] * size[1] * (3 + 2 * 2 * 4)
 
 
 def exposure_times(settings: dict[str, Any], n: int) -> np.ndarray | None:
-    """When the sub-frames of pair n are, in source intervals from its middle; None for a window."""
+    """Return sub-frame times of pair n, in source intervals from its middle; None for a window."""
     if 'window' in settings:
         return None
     stride, sub_frames = settings['stride'], settings['sub_frames']
@@ -91,7 +93,7 @@ def exposure_times(settings: dict[str, Any], n: int) -> np.ndarray | None:
 def pair_jobs(
     settings: dict[str, Any], footage: Footage, done: int
 ) -> Iterator[Callable[[], tuple[bytes, bytes, float]]]:
-    """Yield functions that make the pairs of a clip from pair number `done` on."""
+    """Yield functions that make the pairs of a clip, starting with pair number `done`."""
     for n in range(done, settings['pairs']):
         middle = settings['first_frame'] + n * settings['stride']
         times = exposure_times(settings, n)
@@ -101,7 +103,7 @@ def pair_jobs(
         else:
             before, after = -math.floor(times[0]), math.floor(times[-1]) + 1
             times = times + before
-            # handed in before their pair, which waits for them in a thread
+            # submitted before their pair, which waits for them in a thread
             flows = footage.flows(middle - before, middle + after)
         images = footage.between(middle - before, middle + after)
         yield functools.partial(
@@ -117,12 +119,12 @@ def make_pair(
     light: str,
     lights: float = 1,
 ) -> tuple[bytes, bytes, float]:
-    """Make the blurry and the sharp frame, as PNG; and the PSNR between them in dB."""
+    """Return the blurry and the sharp frame as PNG, and the PSNR between them in dB."""
     if times is None:
         blur = blur_by_average(images, light, lights)
     else:
         blur = blur_by_flow(images, [flow.result() for flow in flows], times, light, lights)
     sharp = images[middle]
-    level = [cv2.IMWRITE_PNG_COMPRESSION, 3]  # 9 takes 4 to 15 times as long for 2 to 10 % less
+    level = [cv2.IMWRITE_PNG_COMPRESSION, 3]  # 9 takes 4 to 15 times as long, saves 2 to 10 %
     blur_png, sharp_png = (cv2.imencode('.png', image, level)[1] for image in (blur, sharp))
     return blur_png.tobytes(), sharp_png.tobytes(), cv2.PSNR(blur, sharp)

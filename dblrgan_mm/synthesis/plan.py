@@ -1,4 +1,4 @@
-"""Which clips to make of a source: shots, strides, exposures and names."""
+"""Decide which clips to make from a source: shots, strides, exposures and names."""
 
 import itertools
 import math
@@ -18,26 +18,25 @@ from dblrgan_mm.synthesis.scan import Scan, output_size, scan
 from dblrgan_mm.synthesis.workers import Workers
 
 SUB_FRAME_MOTION = 2  # pixels that fast objects may move between the sub-frames of a variant
-STILL = 0.02  # picture heights; a shot that moves less at its largest stride has one variant
+STILL = 0.02  # picture heights; a shot with less motion at its largest stride has one variant
 
 
 @dataclass
 class Recipe:
-    """What to make of each source; the options of `synthesize_blur.py` say more.
+    """What to make from each source; the options of `synthesize_blur.py` explain more.
 
     Attributes:
-        heights: Heights in pixels, 0 for the source's own; one is drawn for each clip.
-        count: Pairs of a source at most (of each of its variants); 0 for all.
+        heights: Heights in pixels, 0 for the source's own; one is drawn per clip.
+        count: Maximum number of pairs per source (with variants, per variant); 0 for all.
         stride: Source frames per blurry frame, or 'auto'.
         max_stride: The largest stride that 'auto' chooses.
-        motion: Motion between blurry frames in picture heights: what 'auto' aims at, or with
-            variants its upper bound.
+        motion: Motion between blurry frames in picture heights: the target of 'auto' or, with
+            variants, its upper bound.
         shutter: Range of the exposure, in intervals of the blurry clip.
-        window: Range of the number of source frames that are averaged, odd; None for
-            interpolation.
-        variants: Clips of each shot.
-        hand: Share of the clips whose shutter changes from frame to frame.
-        lights: Range of the factor by which clipped pixels are brighter.
+        window: Range of the number of source frames to average, odd; None for interpolation.
+        variants: Number of clips per shot.
+        hand: Fraction of clips whose shutter changes from frame to frame.
+        lights: Range of the factor by which clipped pixels are made brighter.
         max_softness: As in `find_soft`.
     """
 
@@ -65,20 +64,20 @@ class Recipe:
 
     @property
     def least_pairs(self) -> int:
-        """Pairs that a clip needs."""
+        """The minimum number of pairs in a clip."""
         return min(self.min_pairs, self.count or self.min_pairs)
 
     @property
     def strides(self) -> list[int]:
-        """The strides to choose from, in rising order."""
+        """The strides to choose from, in ascending order."""
         return [*range(1, self.max_stride + 1)] if self.stride == 'auto' else [self.stride]
 
     def reach(self, stride: int) -> int:
-        """Frames that an exposure may need on either side of its middle."""
+        """Return how many frames an exposure may need on either side of its middle."""
         return self.window[1] // 2 if self.window else (stride + 1) // 2
 
     def frames_for(self, pairs: int, stride: int) -> int:
-        """Consecutive frames that a clip needs."""
+        """Return how many consecutive frames a clip needs."""
         return 2 * self.reach(stride) + 1 + stride * (pairs - 1)
 
 
@@ -88,9 +87,9 @@ class Shot:
 
     Attributes:
         first: First frame, counted from the start of the source.
-        sharp: bool (n,), whether a frame may be ground truth.
-        motion: Median of the motion between neighbours, in picture heights.
-        peaks: (n - 1,) or (1,), the peak of the motion between neighbours, likewise.
+        sharp: bool (n,), whether each frame may be ground truth.
+        motion: Median motion between neighbouring frames, in picture heights.
+        peaks: (n - 1,) or (1,), peak motion between neighbouring frames, in picture heights.
     """
 
     first: int
@@ -99,10 +98,10 @@ class Shot:
     peaks: np.ndarray
 
     def pairs_from(self, stride: int, reach: int) -> np.ndarray:
-        """How many pairs follow each other without a soft one, for each frame as the first middle.
+        """Count the consecutive pairs without a soft frame whose first middle is each frame.
 
         Returns:
-            int (n,).
+            int (n,), one count per frame.
         """
         frames = len(self.sharp)
         pairs = np.zeros(frames + stride, int)
@@ -117,8 +116,8 @@ class Take:
 
     Attributes:
         first: First middle frame, counted from the start of the source.
-        peak: Motion of the fastest objects between source frames, in picture heights; None if it is
-            not used.
+        peak: Motion of the fastest objects between source frames, in picture heights; None if not
+            used.
     """
 
     first: int
@@ -130,11 +129,11 @@ class Take:
 def plan(
     source: Path, recipe: Recipe, pool: Workers, taken: dict[Path, Path]
 ) -> tuple[list[Clip], Counter]:
-    """Divide a source into clips; `taken` says which source makes a folder.
+    """Divide a source into clips; `taken` maps each clip's folder to its source.
 
     Returns:
-        The clips; and the numbers of shots that are too `short` for one, of `still` ones, of
-        `frames`, and of `soft` ones among these.
+        The clips, and counts: shots that are too `short` for a clip, `still` shots, `frames`, and
+        `soft` frames.
     """
     largest = recipe.strides[-1]
     stop = recipe.start + recipe.frames_for(recipe.count, largest) if recipe.count else None
@@ -149,8 +148,8 @@ def plan(
         soft = found.soft.sum()
         raise UserError(
             f'{source}: too short: {found.frames} frames from --start {recipe.start} on, at most '
-            f'{max(len(shot.sharp) for shot in shots)} between two cuts, but {least} pairs take '
-            f'{recipe.frames_for(least, stride)} at a stride of {stride}; lower '
+            f'{max(len(shot.sharp) for shot in shots)} between two cuts, but {least} pairs need '
+            f'{recipe.frames_for(least, stride)} frames at a stride of {stride}; lower '
             '--min-pairs, --stride or --start'
             + (f'. {soft} frames are soft; a higher --max-softness allows them' if soft else '')
         )
@@ -166,8 +165,8 @@ def plan(
     for clip in clips:
         if clip.folder in taken:
             raise UserError(
-                f'{source}: its clip {clip.folder.name} has the name of one of '
-                f'{taken[clip.folder]}; run once per source, with --name'
+                f'{source}: its clip {clip.folder.name} has the same name as a clip of '
+                f'{taken[clip.folder]}; run the command once per source, with --name'
             )
     taken.update((clip.folder, source) for clip in clips)
     counts.update(frames=found.frames, soft=int(found.soft.sum()))
@@ -175,7 +174,7 @@ def plan(
 
 
 def find_shots(found: Scan, start: int) -> list[Shot]:
-    """Divide what was scanned from frame `start` on at its cuts."""
+    """Divide the scanned frames at the cuts; the first of them is frame `start`."""
     ends = [0, *(np.flatnonzero(found.cut) + 1).tolist(), found.frames]
     shots = []
     for first, end in itertools.pairwise(ends):
@@ -192,22 +191,22 @@ Named = tuple[str, Take, np.random.Generator]
 
 
 def rng_of(recipe: Recipe, name: str) -> np.random.Generator:
-    """The random numbers of a clip."""
+    """Return the random number generator of a clip."""
     return np.random.default_rng([recipe.seed, zlib.crc32(name.encode())])
 
 
 def takes_of_shots(shots: list[Shot], recipe: Recipe, stem: str) -> tuple[list[Named], Counter]:
-    """Use every shot once, in parts of `max_pairs`.
+    """Use every shot once, in parts of at most `max_pairs` pairs.
 
     Returns:
-        Names, parts and random numbers; and how many shots are too `short`.
+        Names, parts and random number generators; and how many shots are too `short`.
     """
     least = recipe.least_pairs
     takes, short, left = [], 0, recipe.count or sum(len(shot.sharp) for shot in shots)
     for shot in shots:
         runs = {s: list(runs_in(shot, s, recipe.reach(s))) for s in recipe.strides}
         most = {s: max((pairs for _, pairs in found), default=0) for s, found in runs.items()}
-        # a short shot is thinned less, so that it still gives its pairs
+        # a short shot gets a smaller stride, so that it still gives enough pairs
         fit = [s for s in recipe.strides if most[s] >= least] or recipe.strides[:1]
         stride = next((s for s in fit if s * shot.motion >= recipe.motion), fit[-1])
         short += most[stride] < least
@@ -223,7 +222,7 @@ def takes_of_shots(shots: list[Shot], recipe: Recipe, stem: str) -> tuple[list[N
 
 
 def runs_in(shot: Shot, stride: int, reach: int) -> Iterator[tuple[int, int]]:
-    """Yield first middle and number of pairs of the runs without soft frames, one after another."""
+    """Yield the first middle and the number of pairs of each run without soft frames, in order."""
     pairs = shot.pairs_from(stride, reach)
     i = reach
     while i < len(pairs):
@@ -233,15 +232,17 @@ def runs_in(shot: Shot, stride: int, reach: int) -> Iterator[tuple[int, int]]:
 
 
 def takes_of_variants(shots: list[Shot], recipe: Recipe, stem: str) -> tuple[list[Named], Counter]:
-    """Use every shot `variants` times, each for one clip of up to `max_pairs`.
+    """Use every shot `variants` times, each time for one clip of at most `max_pairs` pairs.
 
-    Start and stride are drawn: the stride from half the largest that fits up to that one, the start
-    among those that give the most pairs. A stride fits if the motion between blurry frames does not
-    exceed `recipe.motion`, nor its peak twice that; the smallest one always does. A shot that
-    hardly moves has one variant, so that nearly sharp pairs stay a small part of all.
+    Start and stride are random. The stride is drawn between half of the largest stride that fits
+    and that stride, the start among those that give the most pairs. A stride fits if the motion
+    between blurry frames does not exceed `recipe.motion` and its peak does not exceed twice that.
+    The smallest stride always fits. A shot with little motion has only one variant, so that nearly
+    sharp pairs remain a small fraction of all pairs.
 
     Returns:
-        Names, parts and random numbers; and how many shots are too `short`, and how many `still`.
+        Names, parts and random number generators; and how many shots are too `short`, and how many
+        are `still`.
     """
     least = recipe.least_pairs
     usable, still = [], set()
@@ -278,7 +279,7 @@ def takes_of_variants(shots: list[Shot], recipe: Recipe, stem: str) -> tuple[lis
 def draw(
     recipe: Recipe, take: Take, size: tuple[int, int], rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Draw exposure, height and lights of a clip; its settings."""
+    """Draw the exposure, height and lights of a clip, and return its settings."""
     if recipe.window:
         low, high = recipe.window
         exposure = dict(window=low + 2 * int(rng.integers((high - low) // 2 + 1)))
@@ -289,7 +290,7 @@ def draw(
             exposure = dict(shutter=round(rng.uniform(*recipe.shutter), 4))
         exposure |= dict(sub_frames=recipe.sub_frames)
     w, h = output_size(*size, draw_height(size[1], recipe.heights, rng))
-    if take.peak is not None and not recipe.window:  # slow objects need fewer; at least 3 in all
+    if take.peak is not None and not recipe.window:  # slow objects need fewer; at least 3 in total
         needed = math.ceil(take.peak * h / SUB_FRAME_MOTION)
         least = math.ceil(2 / (exposure.get('shutter', 1) * take.stride))
         exposure['sub_frames'] = max(least, min(recipe.sub_frames, max(2, needed)))
@@ -302,10 +303,11 @@ def draw(
 
 
 def hand_shutters(pairs: int, rng: np.random.Generator) -> list[float]:
-    """Shutters as if the camera moved fast and slowly by turns: 0.05 to 1 interval (ours).
+    """Draw shutters as if the camera moved alternately fast and slowly: 0.05 to 1 interval.
 
-    The logistic function of a random walk with noise: neighbours are alike, and nearly sharp frames
-    stand beside blurry ones. The offset makes about a tenth of them shorter than 0.2 intervals.
+    This method is ours. It applies the logistic function to a random walk with noise: neighbouring
+    shutters are similar, and nearly sharp frames occur next to blurry ones. The offset makes about
+    a tenth of the shutters shorter than 0.2 intervals.
     """
     walk = np.cumsum(rng.normal(0, 0.5, pairs)) + rng.normal(0, 0.5, pairs)
     shutters = 0.05 + 0.95 / (1 + np.exp(-1.6 * (walk - walk.mean()) - 0.8))
@@ -313,9 +315,9 @@ def hand_shutters(pairs: int, rng: np.random.Generator) -> list[float]:
 
 
 def draw_height(h: int, heights: Sequence[int], rng: np.random.Generator) -> int:
-    """Draw a height up to 2/3 of the source's, h, where compression artefacts vanish.
+    """Draw a height of at most 2/3 of h, the source's height, where compression artefacts vanish.
 
-    Without such a height, the smallest one that is not above h; 0 stands for h.
+    If there is none, return the smallest height that does not exceed h. 0 stands for h.
     """
     fit = sorted({height or h for height in heights if height <= h})
     fit = [height for height in fit if 3 * height <= 2 * h] or fit[:1]

@@ -1,4 +1,4 @@
-"""The first pass through a source: its size, its motion, its cuts and its soft frames."""
+"""The first pass over a source: find its size, motion, cuts and soft frames."""
 
 import functools
 import itertools
@@ -14,32 +14,36 @@ from dblrgan_mm.clips.sources import decode
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.synthesis.workers import Workers
 
-SCAN_HEIGHT = 96  # rows; motion and cuts are looked for in frames shrunk to it
-SHARPNESS_HEIGHT = 240  # rows; sharpness is measured in frames shrunk to it
-NEIGHBOURS = 8  # frames on either side that a frame's sharpness is compared with
+SCAN_HEIGHT = 96  # rows; motion and cuts are measured in frames downscaled to this height
+SHARPNESS_HEIGHT = 240  # rows; sharpness is measured in frames downscaled to this height
+NEIGHBOURS = 8  # a frame's sharpness is compared with this many frames on either side
 
 
 def output_size(w: int, h: int, height: int) -> tuple[int, int]:
-    """Width and height of the pairs: those of the frames for 0, else even width and same aspect."""
+    """Return width and height of the pairs.
+
+    They are those of the frames if `height` is 0; otherwise the aspect is kept, with an even width.
+    """
     return (w, h) if height in (0, h) else (2 * round(w * height / h / 2), height)
 
 
 def shrink(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Shrink a frame (h, w, 3) to a width and height by area averaging."""
+    """Downscale a frame (h, w, 3) to a width and height by area averaging."""
     same = frame.shape[1::-1] == size
     return frame if same else cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
 
 
 @dataclass
 class Scan:
-    """What the first pass finds in a range of n frames.
+    """Results of the first pass over a range of n frames.
 
     Attributes:
         frames: n.
         size: width and height.
-        motion: (n - 1,) between neighbours, 90th percentile over the picture, in its heights.
-        peak: (n - 1,) the same, 99th percentile: of objects that move in a still picture.
-        cut: (n - 1,) whether neighbours belong to different shots.
+        motion: (n - 1,) motion between neighbouring frames, 90th percentile over the picture, in
+            picture heights.
+        peak: (n - 1,) the same, 99th percentile: covers objects that move in a still picture.
+        cut: (n - 1,) whether neighbouring frames belong to different shots.
         soft: (n,) whether a frame is too soft to be ground truth.
     """
 
@@ -59,16 +63,16 @@ def scan(
     max_softness: float,
     pool: Workers,
 ) -> Scan:
-    """Look through the frames from `start` to before `stop`.
+    """Analyse the frames from `start` up to, but not including, `stop`.
 
     Args:
         source: Video, or folder of frames.
         start: First frame.
         stop: End; None for all frames.
-        heights: Heights in pixels that pairs may have; a UserError if the source has fewer than all
-            of them.
-        max_softness: As in `find_soft`; 1 measures no sharpness.
-        pool: Threads for the work.
+        heights: Heights in pixels that pairs may have; raises a UserError if the source is lower
+            than all of them.
+        max_softness: As in `find_soft`; 1 skips measuring the sharpness.
+        pool: Threads that do the work.
     """
     from tqdm import tqdm
 
@@ -84,12 +88,14 @@ def scan(
             sizes.append((w, h))
             if sizes[0] != (w, h):
                 raise UserError(
-                    f'{source}: frame {start + len(sizes) - 1} has {w}x{h} pixels, the first one '
-                    '{}x{}; give frames of one size'.format(*sizes[0])
+                    f'{source}: frame {start + len(sizes) - 1} has {w}x{h} pixels, but the '
+                    'first one has {}x{}; give frames of equal size'.format(*sizes[0])
                 )
             if h < min(heights):
                 wanted = ' '.join(map(str, heights))
-                raise UserError(f'{source}: {w}x{h} pixels, fewer than --height {wanted}; lower it')
+                raise UserError(
+                    f'{source}: has {w}x{h} pixels, fewer rows than --height {wanted}; lower it'
+                )
             small = small_grey(frame, SCAN_HEIGHT)
             yield functools.partial(look, before, small, frame if max_softness < 1 else None)
             before = small
@@ -102,7 +108,7 @@ def scan(
 
 
 def small_grey(frame: np.ndarray, height: int) -> np.ndarray:
-    """A frame (h, w, 3) in grey, with `height` rows at most."""
+    """Return a frame (h, w, 3) in grey, with at most `height` rows."""
     h, w = frame.shape[:2]
     return cv2.cvtColor(shrink(frame, output_size(w, h, min(h, height))), cv2.COLOR_BGR2GRAY)
 
@@ -110,24 +116,25 @@ def small_grey(frame: np.ndarray, height: int) -> np.ndarray:
 def look(
     before: np.ndarray | None, small: np.ndarray, frame: np.ndarray | None
 ) -> tuple[float, float, bool, float]:
-    """Motion, peak and cut between a small grey frame and the one before; the frame's sharpness."""
+    """Return motion, peak and cut from the frame before to a small grey frame; and sharpness."""
     found = (0.0, 0.0, False) if before is None else compare(before, small)
     return *found, 0.0 if frame is None else sharpness(frame)
 
 
 def compare(first: np.ndarray, second: np.ndarray) -> tuple[float, float, bool]:
-    """Motion and peak between small grey frames, uint8 (h, w), as in `Scan`; is a cut there?"""
+    """Return motion, peak and cut between small grey frames, uint8 (h, w), as in `Scan`."""
     flow = estimate_flow(first, second)
     seen, found = np.float32(first), warp(np.float32(second), flow)[0]
-    # 25 allows for noise of 5 grey levels. The rest is a share of both variances (one minus the
-    # correlation): at most 0.15 in 1414 pairs of 28 real clips, at least 0.26 at 756 made cuts.
+    # 25 allows for noise of 5 grey levels. 0.2 is a fraction of both variances (one minus the
+    # correlation), which was at most 0.15 in 1414 pairs of frames from 28 real clips, and at least
+    # 0.26 at 756 artificial cuts.
     is_cut = np.var(seen - found) > 25 + 0.2 * (np.var(seen) + np.var(found))
     motion, peak = np.percentile(np.linalg.norm(flow, axis=2), (90, 99)) / len(first)
     return motion, peak, bool(is_cut)
 
 
 def is_gap(times: Sequence[float | None]) -> np.ndarray:
-    """Whether the intervals between n times, in seconds, differ from the usual by more than half.
+    """Return which intervals between n times, in seconds, differ from the median by over half.
 
     Returns:
         bool (n - 1,).
@@ -140,22 +147,23 @@ def is_gap(times: Sequence[float | None]) -> np.ndarray:
 
 
 def sharpness(frame: np.ndarray) -> float:
-    """Variance of the Laplacian of a frame, uint8 (h, w, 3), shrunk to 240 rows."""
+    """Return the variance of the Laplacian of a frame, uint8 (h, w, 3), downscaled to 240 rows."""
     return float(cv2.Laplacian(small_grey(frame, SHARPNESS_HEIGHT), cv2.CV_32F).var())
 
 
 def find_soft(sharpness: np.ndarray, cut: np.ndarray, max_softness: float) -> np.ndarray:
-    """Whether frames are softer than their neighbours in the same shot.
+    """Return which frames are softer than their neighbours in the same shot.
 
-    A frame is compared with the median of up to 8 frames on either side: as many on both sides,
-    so that a picture that becomes richer or poorer steadily, as in a pan, has no soft frames. The
-    first two and the last two frames of a shot are compared with two on the inner side.
+    A frame is compared with the median of up to 8 frames on either side. The number is the same on
+    both sides, so that a picture whose detail steadily increases or decreases, as in a pan, has no
+    soft frames. For the first two and the last two frames of a shot, two frames on the inner side
+    are used.
 
     Args:
-        sharpness: (n,) of each frame.
-        cut: (n - 1,) whether neighbours belong to different shots.
-        max_softness: A frame is soft if its sharpness is lower than the median by more than this
-            part of it; 1 finds none.
+        sharpness: (n,) sharpness of each frame.
+        cut: (n - 1,) whether neighbouring frames belong to different shots.
+        max_softness: A frame is soft if its sharpness is below the median by more than this
+            fraction of the median; 1 finds none.
 
     Returns:
         bool (n,).

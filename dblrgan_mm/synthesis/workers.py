@@ -1,4 +1,4 @@
-"""Threads that return their results in order."""
+"""Threads that return results in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -7,10 +7,10 @@ from typing import Any
 
 
 class Workers(ThreadPoolExecutor):
-    """Threads; they start jobs in the order in which the jobs were submitted."""
+    """Threads that start jobs in the order of submission."""
 
     def in_order(self, jobs: Iterable[Callable[[], Any]]) -> Iterator[Any]:
-        """Yield what jobs return, in their order; only a few are taken ahead."""
+        """Yield the results of jobs in order, submitting only a few jobs ahead."""
         waiting = deque()
         for job in jobs:
             waiting.append(self.submit(job))

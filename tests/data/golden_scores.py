@@ -1,4 +1,4 @@
-"""Write golden_scores.csv: scores of the test clips' blurry frames, by scikit-image alone.
+"""Write golden_scores.csv: scores of the test clips' blurry frames, computed by scikit-image only.
 
 python tests/data/golden_scores.py
 """
@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 
 def luma(frame: np.ndarray) -> np.ndarray:
-    """Y of BT.601, limited range as in MATLAB's rgb2ycbcr, which PSNR Y is defined by."""
+    """Return BT.601 luma in limited range, as in MATLAB's rgb2ycbcr, which defines PSNR Y."""
     return 16 + frame @ np.array([65.481, 128.553, 24.966]) / 255
 
 

@@ -58,7 +58,7 @@ class TestLoad:
                         np.testing.assert_array_equal(frame, cv2.imread(path)[..., ::-1])
 
     def test_numpy_reads_it(self, clip, file):
-        """As docs/clip_store.md says."""
+        """As documented in docs/clip_store.md."""
         array = np.load(file, mmap_mode='r')
         assert (array.shape, array.dtype) == ((2, 12, 144, 254, 3), np.uint8)
         for side, paths in enumerate((clip.blurry, clip.sharp)):
@@ -89,27 +89,27 @@ class TestArguments:
 class TestIndexErrors:
     def test_no_split(self, real_store):
         assert message(real_store, 'test') == (
-            f"the clip store {real_store} has no split 'test', only train. Convert it: see "
-            'docs/clip_store.md.'
+            f"the clip store {real_store} has no split 'test', only train. To convert it, "
+            'see docs/clip_store.md.'
         )
 
     def test_conversion_did_not_end(self, real_store):
         change_index(real_store, lambda index: index['splits']['train'].update(complete=False))
         assert message(real_store) == (
-            f"the clip store {real_store} holds only part of split 'train': its conversion did not "
-            'end. Run the same conversion again; it goes on.'
+            f"the clip store {real_store} holds only part of split 'train': its conversion is "
+            'incomplete. Run the same conversion again to resume it.'
         )
 
     def test_other_layout(self, real_store):
         assert message(real_store, layout='dvd') == (
-            f'the clip store {real_store} was made from the gopro layout with no layout_args; '
-            'asked for is dvd with no layout_args. Change what you ask for, or convert anew into '
-            'another folder.'
+            f'the clip store {real_store} was made from the gopro layout with no layout_args, '
+            'but dvd with no layout_args was requested. Request what the store was made from, or '
+            'convert the data set into another folder.'
         )
 
     def test_other_layout_args(self, real_store):
         found = message(real_store, blur='blur_gamma')
-        assert "gopro layout with no layout_args; asked for is gopro with {'blur': 'blur_" in found
+        assert "layout with no layout_args, but gopro with {'blur': 'blur_gamma'} was" in found
 
     def test_unpaired(self, real_store, clip):
         entry = write_clip(replace(clip, sharp=None), real_store / 'train' / 'gopro_walk_a.npy')
@@ -139,7 +139,7 @@ class TestIndexErrors:
         assert found.startswith(
             f'clip gopro_walk_a: the index of the clip store {real_store} names'
         )
-        assert f'{path}: refused' in found
+        assert f'{path}, which is not opened' in found
 
     @pytest.mark.parametrize(
         'text',
@@ -151,21 +151,21 @@ class TestIndexErrors:
     def test_index_of_something_else(self, real_store, text):
         (real_store / 'index.json').write_text(text)
         found = message(real_store)
-        assert found.startswith(f'{real_store}/index.json is no index of a clip store (')
-        assert found.endswith('). Convert the data set anew.')
+        assert found.startswith(f'{real_store}/index.json is not a clip store index (')
+        assert found.endswith('). Convert the data set again.')
 
     def test_binary_index(self, real_store):
         (real_store / 'index.json').write_bytes(b'\xff\xfe\x00index')
-        assert f'{real_store}/index.json is no index' in message(real_store)
+        assert f'{real_store}/index.json is not a clip store index' in message(real_store)
 
     def test_index_that_lacks_a_part(self, real_store):
         text = '{"format": "dblrgan_mm clip store, version 1"}'
         (real_store / 'index.json').write_text(text)
-        assert f'{real_store}/index.json is no index of a clip store (' in message(real_store)
+        assert f'{real_store}/index.json is not a clip store index (' in message(real_store)
 
 
 class TestFileErrors:
-    """Each is found when a run starts, and again when a frame is read."""
+    """Each error is found when a run starts, and also when a frame is read."""
 
     END = 'Delete it and run the conversion again.'
     SIZE = 128 + 2 * 12 * 144 * 254 * 3
@@ -176,7 +176,7 @@ class TestFileErrors:
 
         def check(at_start: str, at_reading: str | None = None) -> None:
             assert message(real_store) == f'clip gopro_walk_a: {file} {at_start}'
-            with pytest.raises(ValueError) as caught:  # noqa: PT011  (the callers look at the message)
+            with pytest.raises(ValueError) as caught:  # noqa: PT011  (callers check the message)
                 map_frame(place)
             assert str(caught.value) == f'{file} {at_reading or at_start}'
 
@@ -191,50 +191,51 @@ class TestFileErrors:
         content = file.read_bytes() + b'x'
         file.write_bytes(content[: self.SIZE + change])
         told(
-            f'has {self.SIZE + change} bytes, its header says {self.SIZE}: it was cut off, or '
-            'something was added. Copy it again, or delete it and run the conversion again.'
+            f'has {self.SIZE + change} bytes, but its header says {self.SIZE}: the file was '
+            'truncated or extended. Copy it again, or delete it and run the conversion again.'
         )
 
     @pytest.mark.parametrize('content', [b'', b'<html>404</html>', b'x' * SIZE])
     def test_foreign(self, file, real_store, content):
         file.write_bytes(content)
         found = message(real_store)
-        assert found.startswith(f'clip gopro_walk_a: {file} is no file of a clip store (')
+        assert found.startswith(f'clip gopro_walk_a: {file} is not a clip store file (')
         assert found.endswith(f'). {self.END}')
 
     def test_cut_off_within_the_header(self, file, real_store):
         file.write_bytes(file.read_bytes()[:100])
-        assert f'{file} is no file of a clip store (' in message(real_store)
+        assert f'{file} is not a clip store file (' in message(real_store)
 
     def test_of_another_type(self, file, told):
         np.save(file, np.zeros((2, 12, 144, 254, 3), np.float16))
         told(
-            'is no file of a clip store (it holds an array (2, 12, 144, 254, 3) of float16). '
-            f'{self.END}'
+            'is not a clip store file (it holds an array of shape (2, 12, 144, 254, 3) and type '
+            f'float16). {self.END}'
         )
 
     def test_of_other_axes(self, file, told):
         np.save(file, np.zeros((24, 144, 254, 3), np.uint8))
         told(
-            f'is no file of a clip store (it holds an array (24, 144, 254, 3) of uint8). {self.END}'
+            'is not a clip store file (it holds an array of shape (24, 144, 254, 3) and type '
+            f'uint8). {self.END}'
         )
 
     def test_of_fortran_order(self, file, real_store):
         np.save(file, np.zeros((2, 12, 144, 254, 3), np.uint8, order='F'))
-        assert f'{file} is no file of a clip store (it holds' in message(real_store)
+        assert f'{file} is not a clip store file (it holds' in message(real_store)
 
     def test_of_another_clip(self, file, real_store):
-        """It can be read; the index knows that it is another."""
+        """The file can be read, but it does not match the index."""
         np.save(file, np.zeros((2, 11, 144, 254, 3), np.uint8))
         assert message(real_store) == (
-            f'clip gopro_walk_a: {file} holds an array (2, 11, 144, 254, 3), the index says '
-            f'(2, 12, 144, 254, 3): the file belongs to another store. {self.END}'
+            f'clip gopro_walk_a: {file} holds an array of shape (2, 11, 144, 254, 3), but the '
+            f'index says (2, 12, 144, 254, 3): the file belongs to another store. {self.END}'
         )
 
     def test_folder_in_its_place(self, file, real_store):
         file.unlink()
         file.mkdir()
-        assert f'clip gopro_walk_a: {file} is no file of a clip store' in message(real_store)
+        assert f'clip gopro_walk_a: {file} is not a clip store file' in message(real_store)
 
 
 class TestMapFrame:
@@ -251,14 +252,14 @@ class TestMapFrame:
         assert file.read_bytes() == before
 
     def test_read_only_file(self, real_store, file):
-        """A shared store belongs to another user."""
+        """Reading works for a shared store of another user."""
         file.chmod(0o444)
         frame = map_frame(load(real_store)[0].blurry[0])
         frame[:] = 0
         assert map_frame(load(real_store)[0].blurry[0]).any()
 
     def test_is_a_plain_array(self, real_store):
-        """Transforms test for ndarray, and a copy of a memmap would stay one."""
+        """Transforms check for ndarray, and a copy of a memmap would remain a memmap."""
         frame = map_frame(load(real_store)[0].blurry[0])
         assert type(frame) is np.ndarray
         assert (frame.shape, frame.dtype) == ((144, 254, 3), np.uint8)
@@ -291,7 +292,7 @@ class TestWriteClip:
             (lambda path: cv2.imwrite(str(path), cv2.imread(str(path), 0)), 'is a grey image'),
             (
                 lambda path: cv2.imwrite(str(path), cv2.imread(str(path))[:, :200]),
-                'has 200x144 pixels, the first frame 254x144. Frames of a clip must be of equal',
+                'has 200x144 pixels, but the first frame has 254x144. All frames of a clip must',
             ),
         ],
         ids=['truncated', 'missing', 'grey', 'smaller'],
@@ -334,9 +335,7 @@ class TestWriteClip:
             return honest(part)
 
         monkeypatch.setattr(clip_store, 'sha256', flip_a_bit_first)
-        with pytest.raises(
-            OSError, match='does not hold what was written to it; is the disk sound'
-        ):
+        with pytest.raises(OSError, match='does not contain what was written to it; check the'):
             write_clip(clip, file)
         assert file.read_bytes() == before
         assert self.leftovers(real_store) == names
@@ -363,7 +362,7 @@ class TestWriteClip:
         assert len(load(real_store)) == 1, 'the size alone does not show it'
 
     def test_checksum_is_that_of_the_whole_file(self, file):
-        """As docs/clip_store.md says: SHA-256 of the whole file."""
+        """As documented in docs/clip_store.md: SHA-256 of the whole file."""
         assert clip_store.sha256(file) == hashlib.sha256(file.read_bytes()).hexdigest()
 
 

@@ -58,7 +58,7 @@ class TestPixels:
 
 class TestErrors:
     def message(self, path) -> str:
-        with pytest.raises(ValueError) as caught:  # noqa: PT011  (the callers look at the message)
+        with pytest.raises(ValueError) as caught:  # noqa: PT011  (callers check the message)
             read_frame(path)
         return str(caught.value)
 
@@ -77,13 +77,13 @@ class TestErrors:
         deep = np.repeat(image[..., :1], channels, 2).astype(np.uint16) * 257
         assert cv2.imwrite(str(path), deep)
         assert self.message(path) == (
-            f'{path} has 16 bits a channel; frames must have 8. Convert the clip to 8-bit images.'
+            f'{path} has 16 bits per channel; frames must have 8. Convert the clip to 8-bit images.'
         )
 
     def test_float(self, image, tmp_path):
         path = tmp_path / '1.tif'
         assert cv2.imwrite(str(path), image.astype(np.float32))
-        assert f'{path} has 32 bits a channel; frames must have 8.' in self.message(path)
+        assert f'{path} has 32 bits per channel; frames must have 8.' in self.message(path)
 
     @pytest.mark.parametrize('kept', [0, 8, 1000, -1000])
     def test_truncated(self, image, path, kept):

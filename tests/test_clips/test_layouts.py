@@ -72,7 +72,7 @@ class TestGoPro:
 
 
 class TestErrors:
-    """Each names the place at fault and the way out."""
+    """Each message names the faulty place and what to do."""
 
     def message(self, root, split='train', **arguments) -> str:
         with pytest.raises(DatasetError) as caught:
@@ -99,7 +99,7 @@ class TestErrors:
         shutil.rmtree(folder)
         message = self.message(real_copy)
         assert message.startswith(f'clip gopro_walk_a: no folder {folder}. ')
-        assert 'a folder for its blurry and one for its sharp frames' in message
+        assert 'one folder for its blurry frames and one for its sharp frames' in message
 
     def test_no_frame_in_a_folder(self, real_copy):
         folder = real_copy / 'train' / 'gopro_walk_a' / 'blur'
@@ -186,13 +186,13 @@ class TestDVD:
 
     @pytest.mark.parametrize('split', ['train', 'test'])
     def test_root_above_is_told(self, tmp_path, lay_out, split):
-        """The archive holds quantitative_datasets/ and qualitative_datasets/."""
+        """The archive contains quantitative_datasets/ and qualitative_datasets/."""
         above = tmp_path / 'DVD'
         below = above / 'quantitative_datasets'
         for clip in ('IMG_0001', *DVD_TEST_CLIPS):
             lay_out(below, 'dvd', clip, range(3))
         lay_out(above / 'qualitative_datasets', 'dvd', 'alley', range(3), sharp=False)
-        with pytest.raises(DatasetError, match=rf"Is the data set's folder {below}\?"):
+        with pytest.raises(DatasetError, match=rf'Did you mean the folder {below}\?'):
             load_clips('dvd', above, split)
 
     def test_qualitative_clips_have_no_sharp_frames(self, tmp_path, lay_out):
@@ -288,7 +288,7 @@ class TestREDS:
 
 
 class TestKITTI:
-    """The sharp folder is KITTI 2015's own: frames 00 to 20 of each scene."""
+    """The sharp folder is the original one of KITTI 2015: frames 00 to 20 of each scene."""
 
     @pytest.fixture
     def root(self, tmp_path, lay_out) -> Path:
@@ -426,12 +426,12 @@ class TestPatterns:
         [
             (
                 dict(blurry='{clip}/*.png', sharp='{clip}/{frame}.png'),
-                r"'{clip}/\*\.png' lacks {frame}",
+                r"'{clip}/\*\.png' needs {frame}",
             ),
-            (dict(blurry='{clip}/{frame}.png', sharp='s/*.png'), r"'s/\*\.png' lacks {frame}"),
-            (dict(blurry='{clip}/{frame}.png'), r'a pattern of the sharp frames, sharp='),
-            (dict(sharp='{clip}/{frame}.png'), 'It takes: blurry, sharp. See docs/own_data.md'),
-            (dict(PLAIN, blur='x'), "unexpected keyword argument 'blur'.* It takes: blurry, sharp"),
+            (dict(blurry='{clip}/{frame}.png', sharp='s/*.png'), r"'s/\*\.png' needs {frame}"),
+            (dict(blurry='{clip}/{frame}.png'), 'a pattern for the sharp frames: sharp='),
+            (dict(sharp='{clip}/{frame}.png'), 'It accepts: blurry, sharp. See docs/own_data.md'),
+            (dict(PLAIN, blur='x'), "unexpected keyword argument 'blur'.* accepts: blurry, sharp"),
             (PLAIN, r'nothing at .*/nowhere/{clip}/blurry/{frame}\.\*. See docs/own_data.md'),
         ],
     )
@@ -453,7 +453,7 @@ class TestAnyLayout:
 
     @pytest.fixture
     def root(self, tmp_path, lay_out, layout) -> Path:
-        """A data set of one clip, whose frame 10 may be spoilt."""
+        """A data set of one clip; tests may damage its frame 10."""
         root = tmp_path / 'downloads' / 'data'
         split = self.SPLITS[layout]
         for camera in ('image_2', 'image_3') if layout == 'kitti' else ('',):
@@ -471,7 +471,7 @@ class TestAnyLayout:
         return str(caught.value)
 
     def frame(self, root, side: int) -> Path:
-        """Frame 10 of the (left) clip: blurry (0) or sharp (1)."""
+        """Return frame 10 of the (left) clip: blurry (0) or sharp (1)."""
         found = [path for path in root.rglob('*10.*') if 'image_3' not in path.parts]
         blurry = [
             path for path in found if re.search('blur|input', str(path.relative_to(root)), re.I)
@@ -499,13 +499,13 @@ class TestAnyLayout:
 
     def test_unknown_argument(self, layout, root):
         with pytest.raises(
-            DatasetError, match=f'the {layout} layout does not take these layout_args'
+            DatasetError, match=f'the {layout} layout does not accept these layout_args'
         ):
             self.load(layout, root, colour='red')
 
     def test_root_too_high(self, layout, root):
         message = self.message(layout, root.parent)
-        assert f"Is the data set's folder {root}?" in message
+        assert f'Did you mean the folder {root}?' in message
         assert LAYOUTS[layout].page in message
 
     def test_root_too_deep(self, layout, root):
@@ -513,7 +513,7 @@ class TestAnyLayout:
             'clean image'
         }
         message = self.message(layout, root / below)
-        assert f"Is the data set's folder {root}?" in message
+        assert f'Did you mean the folder {root}?' in message
         assert LAYOUTS[layout].page in message
 
     @pytest.mark.parametrize('archive', ['data.zip', 'data.tar.gz', 'DATA.ZIP'])
@@ -531,7 +531,7 @@ class TestAnyLayout:
         message = self.message(layout, root)
         assert 'mixed numbering in ' in message
         assert '10' in message
-        assert 'are not named alike, so their order is in doubt. Rename the frames' in message
+        assert 'naming patterns, so their order is unclear. Rename the frames' in message
 
     def test_missing_partner(self, layout, root):
         path = self.frame(root, 1)
@@ -566,18 +566,20 @@ class TestNumbering:
         clip = write_clip('clip', range(6))
         self.rename(tmp_path, folder, (4, 5), stem)
         assert self.message(tmp_path) == (
-            f'clip clip: mixed numbering in {clip / folder}: {pair} are not named alike, so their '
-            'order is in doubt. Rename the frames, or split the clip into two folders.'
+            f'clip clip: mixed numbering in {clip / folder}: {pair} follow different naming '
+            'patterns, so their order is unclear. Rename the frames, or split the clip into two '
+            'folders.'
         )
 
     def test_sharp_numbered_from_elsewhere(self, write_clip, tmp_path):
-        """As many of both, but partners by number would be other moments, or none."""
+        """The counts are equal, but pairing by number would match other moments, or nothing."""
         clip = write_clip('clip', range(5))
         for number in range(4, -1, -1):
             self.rename(tmp_path, 'sharp', [number], f'{number + 1:06d}.png')
         assert self.message(tmp_path) == (
-            'clip clip: blurry frames are numbered 000000 to 000004, sharp ones 000001 to 000005 '
-            f'(no frame 000000 in {clip / "sharp"}). Copy the missing frame, or remove its partner.'
+            'clip clip: blurry frames are numbered 000000 to 000004, sharp frames 000001 to '
+            f'000005 (no frame 000000 in {clip / "sharp"}). Copy the missing frame, or remove its '
+            'partner.'
         )
 
     def test_numbers_as_large_as_time_stamps(self, write_clip, tmp_path):
@@ -586,7 +588,7 @@ class TestNumbering:
 
 
 class TestFaults:
-    """All of a clip's faults, for check_dataset; loading stops at the first."""
+    """All faults of a clip, for check_dataset; loading stops at the first one."""
 
     def faults(self, root) -> list[Fault]:
         (files,) = find_clips('gopro', root, 'test')

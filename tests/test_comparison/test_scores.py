@@ -1,4 +1,4 @@
-"""The scores of the comparison against values that scikit-image computed once."""
+"""The scores of the comparison against stored values of scikit-image."""
 
 import csv
 import math
@@ -42,7 +42,7 @@ def test_of_sharp_frames(sample_root):
 
 
 def test_lpips_where_its_weights_are(sample_root, tmp_path, monkeypatch):
-    """With random weights of AlexNet in the place of the downloaded ones."""
+    """Uses random weights of AlexNet in place of the downloaded ones."""
     from torchvision.models import alexnet
 
     scores.lpips_distance.cache_clear()

@@ -6,7 +6,7 @@ from dblrgan_mm.datasets import CameraNoise, RandomClipCompression
 
 
 def seeded(transform, frames: list[np.ndarray], seed: int = 0) -> list[np.ndarray]:
-    np.random.seed(seed)  # noqa: NPY002  (MMagic's transforms draw from it)
+    np.random.seed(seed)  # noqa: NPY002  (MMagic's transforms use it)
     return transform(dict(img=list(frames), gt=list(frames)))['img']
 
 
@@ -21,7 +21,7 @@ def psnr(frame: np.ndarray, other: np.ndarray) -> float:
 
 class TestCameraNoise:
     def test_variance_in_linear_light(self):
-        """Of a grey ramp, shot**2 * x + read**2 at every level."""
+        """On a grey ramp it is shot**2 * x + read**2 at every level."""
         levels = np.arange(60, 200, 20, np.uint8)
         frame = np.repeat(np.tile(levels, 3000)[:, None, None], 3, 2).reshape(-1, len(levels), 3)
         (noisy,) = seeded(CameraNoise(shot=(0.02, 0.02), read=(0.01, 0.01), prob=1), [frame])
@@ -58,7 +58,7 @@ class TestRandomClipCompression:
             assert abs(frame.astype(float).mean((0, 1)) - frames[i].mean((0, 1))).max() < 1
 
     def test_odd_sides(self, frames):
-        with pytest.raises(ValueError, match='takes even sides, the frames have 253x144 pixels'):
+        with pytest.raises(ValueError, match='even width and height, but the frames have 253x144'):
             seeded(RandomClipCompression(prob=1), [frame[:, :-1] for frame in frames])
 
 

@@ -1,4 +1,4 @@
-"""Training data that can start anywhere, on the real frames and with the real augmentations."""
+"""Training data can start at any sample; with real frames and augmentations."""
 
 import copy
 import itertools
@@ -65,7 +65,7 @@ class TestSampler:
 
 @pytest.fixture(scope='module')
 def dataset(repo, sample_root):
-    """The sample's training set with its crops, flips and reversals."""
+    """The sample training set with its crops, flips and reversals."""
     source = Config.fromfile(repo / 'configs' / 'dblrgan_sample.py').train_dataloader.dataset
     source.pop('type')
     return SeededDataset(VideoClipDataset(**{**source, 'data_root': str(sample_root)}))
@@ -86,7 +86,7 @@ class TestSeededDataset:
     @pytest.mark.parametrize('workers', [0, 1, 2])
     def test_same_batches_from_anywhere_with_any_workers(self, dataset, workers):
         expected = self.batches(dataset, 0, 5, workers=0)
-        torch.manual_seed(7)  # whatever the process drew before
+        torch.manual_seed(7)  # earlier draws of the process do not matter
         np.random.seed(7)  # noqa: NPY002
         found = self.batches(dataset, 4, 3, workers)
         assert all(torch.equal(a, b) for a, b in zip(found, expected[2:], strict=True))

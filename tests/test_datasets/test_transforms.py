@@ -54,7 +54,7 @@ class TestPixels:
 
 
 class TestClipStore:
-    """Frames of a store, in whatever form they are asked for, are those of the image files."""
+    """Frames of a store equal those of the image files in every requested form."""
 
     @pytest.fixture
     def clip(self, sample_store):
@@ -91,7 +91,7 @@ class TestClipStore:
 
     @pytest.mark.parametrize('order', ['rgb', 'bgr'])
     def test_may_be_written_to(self, clip, order):
-        """As MMagic's Flip does."""
+        """MMagic's Flip writes in place."""
         (frame,) = load([clip.blurry[0]], channel_order=order)['img']
         original = frame.copy()
         cv2.flip(frame, 1, frame)
@@ -102,7 +102,7 @@ class TestClipStore:
 
 class TestErrors:
     def message(self, paths, **arguments) -> str:
-        with pytest.raises(ValueError) as caught:  # noqa: PT011  (the callers look at the message)
+        with pytest.raises(ValueError) as caught:  # noqa: PT011  (callers check the message)
             load(paths, channel_order='rgb', **arguments)
         return str(caught.value)
 
@@ -135,12 +135,12 @@ class TestErrors:
     def test_16_bit(self, frames):
         cv2.imwrite(frames[1], cv2.imread(frames[1]).astype(np.uint16) * 257)
         assert self.message(frames) == (
-            f'{frames[1]} has 16 bits a channel; frames must have 8. Convert the clip to 8-bit '
+            f'{frames[1]} has 16 bits per channel; frames must have 8. Convert the clip to 8-bit '
             'images.'
         )
 
     def test_vanished(self, frames):
-        assert f'{frames[0]}x has vanished' in self.message([f'{frames[0]}x'])
+        assert f'{frames[0]}x was removed' in self.message([f'{frames[0]}x'])
 
     def test_folder_in_place_of_an_image(self, tmp_path):
         message = self.message(str(tmp_path))
@@ -150,14 +150,14 @@ class TestErrors:
     def test_frames_of_unequal_size(self, frames):
         cv2.imwrite(frames[1], cv2.imread(frames[1])[:, :200])
         assert self.message(frames) == (
-            f'{frames[1]} has 200x144 pixels, other frames of its clip have 254x144. '
-            'Frames of a clip must be of equal size.'
+            f'{frames[1]} has 200x144 pixels, but other frames of its clip have 254x144. '
+            'All frames of a clip must have the same size.'
         )
 
     def test_sharp_of_another_size_than_blurry(self, frames):
         results = load(frames[:2], channel_order='rgb') | {'gt_path': [frames[2]]}
         cv2.imwrite(frames[2], cv2.imread(frames[2])[:100])
-        message = f'{frames[2]} has 254x100 pixels, other frames of its clip have 254x144'
+        message = f'{frames[2]} has 254x100 pixels, but other frames of its clip have 254x144'
         with pytest.raises(ValueError, match=message):
             LoadClipFrames(key='gt', channel_order='rgb').transform(results)
 
@@ -179,5 +179,5 @@ class TestClipRandomCrop:
             self.crop(frames, 145)
         assert str(caught.value) == (
             'the crop of 145x145 pixels is larger than the frames of 254x144: set gt_patch_size to '
-            'at most 144, or leave the clip out'
+            'at most 144, or remove the clip'
         )

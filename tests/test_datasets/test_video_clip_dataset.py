@@ -33,7 +33,7 @@ def numbers(paths) -> list[int]:
 
 
 def images(paths) -> torch.Tensor:
-    """(t, 3, h, w), uint8, RGB, read by OpenCV."""
+    """Read frames by OpenCV: (t, 3, h, w), uint8, RGB."""
     frames = np.stack([cv2.imread(path)[..., ::-1] for path in paths])
     return torch.from_numpy(frames.transpose(0, 3, 1, 2).copy())
 
@@ -133,7 +133,7 @@ class TestWindows:
         assert [w['key'] for w in found] == [w['key'] for w in paired]
 
     def test_three_frames_of_kitti(self, tmp_path, lay_out):
-        """A window of five is continued by reflection at both ends, as docs/kitti.md says."""
+        """A window of five is extended by reflection at both ends, as in docs/kitti.md."""
         for camera in ('image_2', 'image_3'):
             lay_out(tmp_path, 'kitti', '000001', range(9, 12), camera=camera)
         found = windows(tmp_path, layout='kitti', test_mode=True)
@@ -177,8 +177,8 @@ class TestCentres:
         for folder in ('input', 'GT'):
             (tmp_path / 'IMG_0001' / folder / f'{needed - 1:05d}.jpg').unlink()
         message = (
-            f'clip IMG_0001: of its {needed - 1} frames, not all of the 30 that DBN scores can be '
-            "the centre of a window. Set centres='all', or padding."
+            f'clip IMG_0001 has {needed - 1} frames, but not all of the 30 frames that DBN is '
+            "scored on can be the centre of a window. Set centres='all', or set padding."
         )
         with pytest.raises(DatasetError, match=message):
             windows(tmp_path, 'train', layout='dvd', centres=centres, test_mode=True)
@@ -188,7 +188,7 @@ class TestCentres:
         try:
             found = self.found(tmp_path, lay_out, 100, centres=centres, padding=None)
         except DatasetError:
-            return  # saying so is as good
+            return  # an error is allowed, too
         for window in found:
             assert len(set(window['img_path'])) == 5
 
@@ -215,12 +215,12 @@ class TestPixels:
             assert torch.equal(sample.gt_img, images(window['gt_path'])[0])
             assert sample.metainfo['key'] == window['key']
             assert sample.metainfo['middle_of_clip'] == (i == 5)
-            # what MMagic needs to know to turn the result back into BGR
+            # MMagic needs it to convert the result back to BGR
             assert sample.metainfo['img_channel_order'] == 'rgb'
             assert sample.metainfo['gt_channel_order'] == 'rgb'
 
     def test_without_sharp_frames(self, real_copy, config):
-        """For inference: the test pipeline, except that it loads no sharp frame."""
+        """For inference: the test pipeline without loading sharp frames."""
         shutil.rmtree(real_copy / 'train' / 'gopro_walk_a' / 'sharp')
         dataset = VideoClipDataset(
             data_root=str(real_copy), split='train', gt=None, test_mode=True,
@@ -234,7 +234,7 @@ class TestPixels:
 
 
 class TestClipStore:
-    """Items from a clip store are those from the image files, to the bit."""
+    """Items from a clip store are bitwise equal to those from the image files."""
 
     def pair(self, config, sample_root, sample_store, split, pipeline, **arguments) -> list:
         return [
@@ -274,7 +274,7 @@ class TestClipStore:
         for i in range(len(files)):
             items = []
             for dataset in (files, store):
-                np.random.seed(i)  # noqa: NPY002  (MMagic's transforms draw from it)
+                np.random.seed(i)  # noqa: NPY002  (MMagic's transforms use it)
                 items.append(dataset[i])
             self.same(*items)
             inputs.append(items[0]['inputs'].float())
@@ -282,7 +282,7 @@ class TestClipStore:
 
     @pytest.mark.parametrize('source', ['sample_root', 'sample_store'])
     def test_frame_twice_in_a_window_is_flipped_once(self, config, source, request):
-        """MMagic's Flip works in place."""
+        """MMagic's Flip works in place, on frames that a window may contain twice."""
         others = ('RandomTransposeHW', 'TemporalReverse')
         flipped = [
             {**step, 'flip_ratio': 1.0} if step.type == 'Flip' else step
@@ -369,7 +369,7 @@ class TestClipStore:
 
 
 class TestTrainPipeline:
-    """The pipeline of the GoPro config: blurry and sharp crops belong together after it."""
+    """The pipeline of the GoPro config keeps blurry and sharp crops aligned."""
 
     DRAWS = 24
 
@@ -452,7 +452,7 @@ class TestArguments:
 
 
 class TestBadData:
-    """What is wrong on disk is told in one line with clip, frame and what to do."""
+    """Errors on disk are reported in one line with clip, frame and what to do."""
 
     BLURRY = 'train/gopro_walk_a/blur/000051.png'
 
@@ -470,14 +470,14 @@ class TestBadData:
     def test_clip_shorter_than_the_window(self, write_clip, tmp_path, config):
         write_clip('tiny', range(4), split='train')
         message = (
-            'clip tiny: 4 frames are fewer than the window of 5. Remove the clip, or set '
+            'clip tiny: 4 frames are too few for a window of 5. Remove the clip, or change '
             'num_frames or padding'
         )
         with pytest.raises(DatasetError, match=message):
             self.build(tmp_path, config)
 
     def spoil(self, kind: str, root: Path) -> str:
-        """Spoil frame 000051 and return what the message must say besides clip and frame."""
+        """Damage frame 000051; return what the message must contain besides clip and frame."""
         path = root / self.BLURRY
         if kind == 'empty':
             path.write_bytes(b'')
@@ -497,12 +497,13 @@ class TestBadData:
             path = root / self.BLURRY.replace('blur', 'sharp')
             cv2.imwrite(str(path), cv2.imread(str(path))[:100])
         unequal = (
-            'pixels, other frames of its clip have 254x144. Frames of a clip must be of equal size.'
+            'pixels, but other frames of its clip have 254x144. All frames of a clip must have the '
+            'same size.'
         )
         return {
-            'vanished': f'{path} has vanished since the data set was listed',
+            'vanished': f'{path} was removed after the data set was listed',
             'grey': f'{path} is a grey image; frames must be in colour. Convert the clip to RGB',
-            '16_bit': f'{path} has 16 bits a channel; frames must have 8. Convert the clip to 8-',
+            '16_bit': f'{path} has 16 bits per channel; frames must have 8. Convert the clip to 8-',
             'smaller': f'{path} has 200x144 {unequal}',
             'sharp_smaller': f'{path} has 254x100 {unequal}',
         }.get(kind, f'{path} cannot be decoded: truncated, or not an image. Copy it again.')
@@ -530,7 +531,7 @@ class TestBadData:
         batches = iter(DataLoader(dataset, num_workers=1, sampler=[2], collate_fn=list))
         with pytest.raises(SystemExit) as exit_:
             launch.run(lambda: next(batches))
-        batches._shutdown_workers()  # torch's own way after an error takes five seconds
+        batches._shutdown_workers()  # torch's own shutdown after an error takes five seconds
         assert exit_.value.code == 1
         assert capsys.readouterr().err == (
             f'error: clip gopro_walk_a, window around frame 000051: {expected} '
@@ -549,7 +550,7 @@ class TestBadData:
 
 
 class TestUnreadable:
-    """A frame that cannot be used, in training."""
+    """An unreadable frame during training."""
 
     @pytest.fixture
     def damaged(self, real_copy) -> Path:
@@ -601,7 +602,7 @@ class TestUnreadable:
 
 
 class TestWholeClips:
-    """num_frames=None, for restorers that pass a clip from end to end."""
+    """num_frames=None, for restorers that process a whole clip at once."""
 
     def test_one_item_a_clip(self, sample_root):
         clips = windows(sample_root, num_frames=None, gt='window', test_mode=True)

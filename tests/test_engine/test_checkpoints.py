@@ -1,4 +1,4 @@
-"""Checkpoints of a training: whole, told where they are not, of the right architecture."""
+"""Training checkpoints: written completely, failures reported, architecture checked."""
 
 import errno
 import pickletools
@@ -15,7 +15,7 @@ from mmengine.fileio import get_file_backend
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import MultiStepLR
 
-from dblrgan_mm import models  # noqa: F401  (registers them)
+from dblrgan_mm import models  # noqa: F401  (registers types)
 from dblrgan_mm.engine import CheckpointMatchHook, WholeCheckpointHook
 from dblrgan_mm.engine import checkpoints as module
 from dblrgan_mm.engine.checkpoints import WholeFileBackend
@@ -39,7 +39,7 @@ DBLRGAN = {
 
 
 def build(config: dict, **changes: dict) -> torch.nn.Module:
-    """The model, with arguments of its parts changed: generator=dict(...)."""
+    """Build the model with changed arguments of its parts, e.g. generator=dict(...)."""
     config = deepcopy(config)
     for part, arguments in changes.items():
         config[part].update(arguments)
@@ -56,7 +56,7 @@ class TestCheckpointMatchHook:
         with pytest.raises(CheckpointMismatchError) as caught:
             check(model, dict(meta={}, state_dict=stored.state_dict()))
         message = str(caught.value)
-        assert message.startswith('the checkpoint is of another architecture than the config: ')
+        assert message.startswith('the checkpoint belongs to another architecture than the config:')
         assert 'Use the config that it was trained with, or correct ' in message
         return message
 
@@ -69,7 +69,7 @@ class TestCheckpointMatchHook:
 
     def test_dblrgan_does_not_resume_a_dblrnet(self):
         stored = dict(meta={}, state_dict=build(DBLRNET).state_dict())
-        with pytest.raises(CheckpointMismatchError, match=r'discriminator\..* is missing there'):
+        with pytest.raises(CheckpointMismatchError, match=r'discriminator\..* is missing from the'):
             check(build(DBLRGAN), stored, resume=True)
 
     def test_generator_of_dblrgan_without_its_discriminator(self):
@@ -80,16 +80,19 @@ class TestCheckpointMatchHook:
 
     def test_other_width(self):
         message = self.refusal(build(DBLRNET), build(DBLRNET, generator=dict(mid_channels=4)))
-        assert 'generator.head.0.weight is (1, 1, 3, 3, 3) there, (2, 1, 3, 3, 3) here' in message
+        assert (
+            'generator.head.0.weight has shape (1, 1, 3, 3, 3) in the checkpoint, (2, 1, 3, 3, 3) '
+            'in the model'
+        ) in message
         assert 'more)' in message
 
     def test_fewer_blocks_there(self):
         message = self.refusal(build(DBLRNET), build(DBLRNET, generator=dict(num_blocks=1)))
-        assert 'generator.body.1.conv1.weight is missing there' in message
+        assert 'generator.body.1.conv1.weight is missing from the checkpoint' in message
 
     def test_more_blocks_there(self):
         message = self.refusal(build(DBLRNET), build(DBLRNET, generator=dict(num_blocks=3)))
-        assert 'generator.body.2.conv1.weight is unknown here' in message
+        assert 'generator.body.2.conv1.weight is not in the model' in message
 
     def test_no_generator_there(self):
         with pytest.raises(CheckpointMismatchError, match=r'generator\.head\.0\.weight is missing'):
@@ -97,12 +100,15 @@ class TestCheckpointMatchHook:
 
     def test_other_discriminator(self):
         message = self.refusal(build(DBLRGAN), build(DBLRGAN, discriminator=dict(fc_channels=16)))
-        assert 'discriminator.classifier.0.weight is (16, 8) there, (8, 8) here' in message
+        assert (
+            'discriminator.classifier.0.weight has shape (16, 8) in the checkpoint, (8, 8) in the '
+            'model'
+        ) in message
 
     def test_half_a_discriminator(self):
         stored = build(DBLRGAN).state_dict()
         del stored['discriminator.classifier.2.bias']
-        with pytest.raises(CheckpointMismatchError, match=r'classifier\.2\.bias is missing there'):
+        with pytest.raises(CheckpointMismatchError, match=r'classifier\.2\.bias is missing from'):
             check(build(DBLRGAN), dict(state_dict=stored))
 
     @pytest.mark.parametrize('whole', [True, False], ids=['model', 'parts'])
@@ -116,12 +122,12 @@ class TestCheckpointMatchHook:
             model.generator = torch.nn.DataParallel(model.generator)
             model.discriminator = torch.nn.DataParallel(model.discriminator)
         check(model, dict(state_dict=stored))
-        with pytest.raises(CheckpointMismatchError, match=r'body\.2\.conv1\.weight is unknown'):
+        with pytest.raises(CheckpointMismatchError, match=r'body\.2\.conv1\.weight is not in the'):
             check(model, dict(state_dict=other))
 
 
 class TestWholeFiles:
-    """What a kill, a full disk or a fault of the disk leaves behind."""
+    """Files after a kill, a full disk or a disk error."""
 
     def test_a_full_disk_leaves_the_file_as_it_was(self, tmp_path, monkeypatch):
         file = tmp_path / 'iter_2.pth'
@@ -139,7 +145,7 @@ class TestWholeFiles:
         assert list(tmp_path.iterdir()) == [file]
 
     def test_a_name_appears_with_the_whole_file(self, tmp_path, monkeypatch):
-        """Seen at the moment of the renaming."""
+        """Checked at the moment of renaming."""
         seen = []
         replace = Path.replace
 
@@ -153,14 +159,14 @@ class TestWholeFiles:
 
 
 class TestContent:
-    """Plain values, which every torch loads with ``weights_only=True`` and no allow-list."""
+    """Plain values only: any torch loads them with ``weights_only=True`` and no allow-list."""
 
     def checkpoint(self, **content) -> dict:
         hub = dict(log_scalars={}, runtime_info={}, resumed_keys={})
         return dict(meta={}, state_dict={}, message_hub=hub, param_schedulers=[], **content)
 
     def stored(self, checkpoint: dict, path: Path, hook: WholeCheckpointHook | None = None) -> dict:
-        """What a file holds and what a resume makes of it."""
+        """Write a checkpoint, check the types in the file and return its loaded content."""
         hook = hook or WholeCheckpointHook()
         hook.before_save_checkpoint(None, checkpoint)
         torch.save(checkpoint, path)

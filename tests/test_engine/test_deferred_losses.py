@@ -1,4 +1,4 @@
-"""Losses that are read later, and steps that are looked at later, give the same log and resume."""
+"""Losses and step outcomes that are read late give the same log and the same resume."""
 
 import json
 import logging
@@ -84,8 +84,8 @@ class TestNonFinite:
             self.iterate(runner, hook, math.nan if i in (2, 3) else 1.0)
         (line,) = caplog.messages
         assert line == (
-            'Up to iteration 5: loss or gradient not finite, or overflowed, in 2 of the last 5 '
-            'iterations; those steps were skipped (2 not finite so far, 0 in a row)'
+            'Up to iteration 5: loss or gradient not finite or overflowed in 2 of the last 5 '
+            'iterations; these steps were skipped (2 not finite so far, 0 in a row)'
         )
 
     def test_stops(self, runner):

@@ -1,4 +1,4 @@
-"""What the hooks make of numbers that are not finite and of frames that cannot be read."""
+"""How the hooks handle NaN and infinite values, and unreadable frames."""
 
 import json
 import logging
@@ -94,8 +94,8 @@ class TestUnreadableFrames:
         assert caplog.messages == [
             'Window skipped, 1 so far: clip b: 1.png is damaged',
             'Window skipped, 2 so far: clip b: 2.png is damaged',
-            '2 windows were skipped since this command began, on all processes, because a frame '
-            'could not be read; the log names them',
+            '2 windows (of all processes) were skipped since this command started, because a frame '
+            'could not be read; the log lists them',
         ]
 
     def test_says_nothing_where_nothing_was(self, runner, caplog):

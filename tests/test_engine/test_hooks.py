@@ -16,6 +16,8 @@ from dblrgan_mm.engine import (
 )
 from dblrgan_mm.engine.hooks import plot_curves, read_scalars
 
+DRAWS_CURVES = True  # conftest.py
+
 
 class TestClipVisualizationHook:
     @pytest.fixture
@@ -31,7 +33,7 @@ class TestClipVisualizationHook:
 
     @pytest.fixture
     def batches(self, sample_root) -> list[list[DataSample]]:
-        """The outputs of a test, three frames a batch."""
+        """The outputs of a test, three frames per batch."""
         dataset = VideoClipDataset(data_root=str(sample_root), split='test', test_mode=True)
         samples = []
         for i in range(len(dataset)):
@@ -61,7 +63,7 @@ class TestClipVisualizationHook:
 
     def test_every_clip_in_a_test(self, runner, batches):
         hook = ClipVisualizationHook(max_clips=1)
-        del runner.iter  # asked for it in a test, MMEngine builds the training
+        del runner.iter  # reading it in a test would make MMEngine build the training
         for i, outputs in enumerate(batches):
             hook.after_test_iter(runner, i, outputs=outputs)
         assert runner.drawn == [(key, 0) for key, _ in self.MIDDLES]
@@ -172,7 +174,7 @@ class TestCompileGenerator:
         hook.after_val_epoch(runner)
         assert torch.equal(generator(x), expected)
         (message,) = (record.message for record in caplog.records if record.name == 'compile')
-        assert message.startswith('The generator cannot be compiled and runs without: ')
+        assert message.startswith('The generator cannot be compiled and runs uncompiled: ')
         assert 'no compiler' in message
 
     def test_faults_of_the_input_are_told(self, runner):

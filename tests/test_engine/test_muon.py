@@ -11,7 +11,7 @@ from dblrgan_mm.engine.muon import orthogonal
 
 
 def newton_schulz(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """The iteration as Jordan et al. give it."""
+    """The iteration as given by Jordan et al."""
     x = matrix / matrix.norm()
     for _ in range(steps):
         a = x @ x.T
@@ -76,7 +76,7 @@ class TestConvMuon:
             if name in hidden:
                 matrix = step.flatten(1) / (0.1 * 0.2 * max(step.flatten(1).shape) ** 0.5)
                 assert torch.linalg.svdvals(matrix).max() < 1.3
-            else:  # the first step of AdamW has the size of the learning rate
+            else:  # the size of the first step of AdamW is the learning rate
                 assert step.abs().max() == pytest.approx(0.1, rel=1e-2)
 
     def test_learns(self, net):
@@ -97,7 +97,7 @@ class TestConvMuon:
         assert losses(net, resumed, 5) == expected
 
     def test_bad_gradient_is_left_out(self, net):
-        """GuardedOptimWrapper runs it with fused AdamW, which is told of bad gradients."""
+        """GuardedOptimWrapper uses fused AdamW, which gets a flag for bad gradients."""
         optimizer = ConvMuon(net.parameters(), lr=3e-3)
         wrapper = GuardedOptimWrapper(optimizer=optimizer)
         x = torch.randn(1, 3, 16, 16)

@@ -1,4 +1,4 @@
-"""Steps that are skipped, in float32 and in mixed precision."""
+"""Skipped steps in float32 and in mixed precision."""
 
 import copy
 import math
@@ -78,7 +78,7 @@ class TestFloat32:
         assert wrapper.state_dict()['guard'] == {'non-finite': 2, 'overflow': 0, 'in_a_row': 2}
 
     def test_a_loss_that_overflowed_with_a_finite_gradient(self, net):
-        """All processes must see it, and they see the gradient alone."""
+        """All processes must notice it; they share only the gradient."""
         wrapper = wrap(net)
         loss = net(torch.ones(2, 4)).mean() + torch.tensor(math.inf)
         wrapper.update_params(loss)
@@ -110,7 +110,7 @@ class TestFloat32:
 
 @pytest.mark.parametrize('kernels', [dict(), dict(fused=True), dict(foreach=False)])
 def test_resumed_from_a_run_with_another_layout_and_other_kernels(kernels):
-    """Fused kernels walk through weights and moments side by side, whatever their layout."""
+    """Fused kernels read weights and moments in memory order, whatever their layout."""
     old = nn.Conv2d(3, 4, 3)
     before = GuardedOptimWrapper(optimizer=torch.optim.Adam(old.parameters(), lr=0.1, **kernels))
     image = torch.rand(1, 3, 8, 8)

@@ -17,14 +17,14 @@ HEIGHT, WIDTH = 144, 256
 
 @pytest.fixture(scope='module')
 def frames(sample_root) -> dict[str, np.ndarray]:
-    """Five blurry frames and the sharp centre frame as cv2.imread gives them, BGR."""
+    """Five blurry frames and the sharp centre frame, read by cv2.imread, BGR."""
     clip = sample_root / 'test' / 'sam2_blocks_carry'
     blurry = [cv2.imread(str(clip / 'blur' / f'{n:06d}.png')) for n in range(35, 40)]
     return dict(blurry=np.stack(blurry), sharp=cv2.imread(str(clip / 'sharp' / '000037.png')))
 
 
 def tensor(bgr: np.ndarray) -> torch.Tensor:
-    """(..., h, w, 3) uint8 to (..., 3, h, w) float, as a model in 'predict' mode returns it."""
+    """Convert (..., h, w, 3) uint8 to (..., 3, h, w) float, the format of a model's predictions."""
     return torch.from_numpy(np.moveaxis(bgr, -1, -3).copy()).float()
 
 
@@ -49,7 +49,7 @@ def draw(sample, folder, **arguments) -> Path:
 
 
 def inside(panel: np.ndarray, top, left, height, width) -> np.ndarray:
-    """Where the frame drawn around the crop does not cover the panel."""
+    """Mask of the panel's pixels outside the outline that is drawn around the crop."""
     free = np.ones(panel.shape[:2], bool)
     free[top : top + height, left : left + width] = False
     free[top + 1 : top + height - 1, left + 1 : left + width - 1] = True
@@ -122,7 +122,7 @@ class TestFile:
         picture = cv2.imread(str(draw(sample, tmp_path)))
         expected = sample.output.pred_img.clamp(0, 255).numpy().transpose(1, 2, 0)
         drawn = picture[LABEL : LABEL + HEIGHT, WIDTH : 2 * WIDTH]
-        outline = 2 * (36 + 64) - 4  # of the crop, wherever it lies
+        outline = 2 * (36 + 64) - 4  # of the crop, at any position
         assert (drawn != expected).any(-1).sum() <= outline
 
 
@@ -131,7 +131,7 @@ class TestCompareFrames:
         ('top', 'left'), [(0, 0), (0, 30), (24, 0), (24, 30), (7, 13), (23, 29)]
     )
     def test_crop_reaches_the_borders(self, top, left):
-        """Frames of 33x41 pixels, crops of 8x10, so that both are left with a remainder."""
+        """Frames of 33x41 pixels and crops of 8x10, so that both sides leave a remainder."""
         before = np.zeros((33, 41, 3), np.uint8)
         after = before.copy()
         after[top : top + 8, left : left + 10] = np.arange(1, 81).reshape(8, 10, 1)
@@ -165,6 +165,4 @@ def test_a_full_disk_is_no_reason_to_end(tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(module, 'print_log', lambda message, *args: told.append(message))
     visualizer.add_scalars(dict(loss=1.0))
-    assert told == [
-        'The scalars of the log could not be written ([Errno 28] No space left on device)'
-    ]
+    assert told == ['The logged scalars could not be written ([Errno 28] No space left on device)']

@@ -25,7 +25,7 @@ def frames(sample_root) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def samples(frames) -> list[DataSample]:
-    """What a model returns that restores every frame perfectly but for one grey level."""
+    """Return the outputs of a model whose frames are perfect except for one grey level."""
     found = []
     for window, sharp in frames:
         sample = DataSample()
@@ -84,7 +84,7 @@ def test_input_of_one_frame(frames):
 
 
 def test_whole_clips(frames):
-    """Of a restorer that gives all frames of a clip, all blurry frames are scored."""
+    """If a restorer returns all frames of a clip, all blurry frames are scored."""
     window, _ = frames[0]
     sample = DataSample()
     sample.set_tensor_data(dict(gt_img=tensor(window) + 2, input=tensor(window)))

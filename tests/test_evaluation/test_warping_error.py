@@ -44,7 +44,7 @@ class TestDefinition:
 
     def test_motion_is_followed(self, clip):
         frame = clip['sharp'][0]
-        first, second = frame[:, 6:], frame[:, :-6]  # all moves by 6 pixels to the right
+        first, second = frame[:, 6:], frame[:, :-6]  # everything moves by 6 pixels to the right
         flow, trusted = motion(first, second)
         assert np.median(flow[..., 0]) == pytest.approx(6, abs=0.3)
         assert trusted.mean() > 0.5

@@ -1,4 +1,4 @@
-"""What the tests on a GPU share. They need neither PyAV nor hypothesis, nor tests/conftest.py."""
+"""Shared fixtures of the GPU tests, which need neither PyAV, hypothesis nor tests/conftest.py."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +31,7 @@ def _reproducible():
 
 @pytest.fixture
 def no_tf32() -> Iterator[None]:
-    """Float32 as it is."""
+    """Compute in exact float32, without TF32."""
     parts = (torch.backends.cudnn, torch.backends.cuda.matmul)
     before = [part.allow_tf32 for part in parts]
     for part in parts:
@@ -43,9 +43,9 @@ def no_tf32() -> Iterator[None]:
 
 @pytest.fixture
 def fake_cuda(monkeypatch) -> Iterator[torch.device]:
-    """Tensors without content that are said to be on a GPU, also where there is none.
+    """Create tensors without content that claim to be on a GPU, even if there is none.
 
-    An operation between them and tensors on the CPU fails as on a GPU.
+    Mixing them with CPU tensors in an operation fails as on a real GPU.
     """
     to = nn.Module.to
 

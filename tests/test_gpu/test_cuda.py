@@ -1,4 +1,4 @@
-"""What a GPU computes, against the CPU in float64; steps, averages and layouts there."""
+"""Results of a GPU against float64 on the CPU; optimiser steps, averages and layouts on a GPU."""
 
 import copy
 import math
@@ -37,7 +37,7 @@ WRAPPERS = {
 
 
 def build(name: str) -> nn.Module:
-    """A network whose output is not almost zero."""
+    """Build a network whose output is not close to zero."""
     net = NETWORKS[name]()
     (net.tail if isinstance(net.tail, nn.Conv2d) else net.tail[-1]).weight.data *= 30
     return net
@@ -58,7 +58,7 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 @pytest.fixture
 def no_wait() -> Iterator[None]:
-    """Whatever waits for the GPU raises an error."""
+    """Raise an error whenever the host waits for the GPU."""
     torch.cuda.set_sync_debug_mode('error')
     yield
     torch.cuda.set_sync_debug_mode('default')
@@ -76,7 +76,7 @@ class TestNumbers:
         for frames, target in ((restored, sharp.cuda()), (expected, sharp.double())):
             (frames - target).square().mean().backward()
         for (which, p), q in zip(net.named_parameters(), exact.parameters(), strict=True):
-            if q.grad.norm() > 1e-9:  # biases before a batch normalisation have none
+            if q.grad.norm() > 1e-9:  # zero for biases before a batch normalisation
                 assert relative(p.grad, q.grad) < 1e-2, which
 
     @pytest.mark.parametrize('training', [True, False])
@@ -165,7 +165,7 @@ class TestSteps:
         guard = WRAPPERS[wrapper](optimizer=OPTIMISERS[optimiser](net))
         batch = [part.cuda() for part in window()]
         for i in range(4):
-            if i == 2:  # all is set up
+            if i == 2:  # set-up is over
                 request.getfixturevalue('no_wait')
             self.step(net, guard, batch)
             average.update_parameters(net)
@@ -177,7 +177,7 @@ class TestSteps:
 
     @pytest.mark.parametrize('update_buffers', [False, True])
     def test_average(self, update_buffers):
-        """Made on the CPU, then moved, as in a DBLRGAN."""
+        """The average is made on the CPU, then moved, as in a DBLRGAN."""
         net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
         average = ForeachExponentialMovingAverage(net, momentum=0.25, update_buffers=update_buffers)
         net.cuda(), average.cuda()

@@ -1,4 +1,4 @@
-"""Training crops that are cut where the clips are kept, on the CPU and on a GPU."""
+"""Training crops cut on the device that holds the clips, a CPU or a GPU."""
 
 import json
 
@@ -9,7 +9,7 @@ from mmagic.registry import DATASETS, MODELS
 from mmengine.dataset import default_collate, pseudo_collate
 from torch.utils.data import DataLoader
 
-import dblrgan_mm.models  # noqa: F401  (registers)
+import dblrgan_mm.models  # noqa: F401  (registers types)
 from dblrgan_mm.clips import clip_store
 from dblrgan_mm.clips.device_clips import DeviceClips
 from dblrgan_mm.datasets import ClipPlacesDataset
@@ -22,7 +22,7 @@ DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.cuda)]
 
 @pytest.fixture(scope='module')
 def clips(store) -> list[np.ndarray]:
-    """All training clips (2, t, h, w, 3), in the order of the index."""
+    """All training clips, each (2, t, h, w, 3), in the order of the index."""
     entries = clip_store.read_split('gopro', store, 'train', {})
     return [np.load(store / entry['file']) for entry in entries.values()]
 
@@ -33,13 +33,13 @@ def dataset(store, candidates: int = 1, **arguments) -> SeededDataset:
 
 
 def places(store, count: int = 40, **arguments) -> dict:
-    """A batch of the first samples of an order."""
+    """Collate the first samples of a fixed order into a batch."""
     found = dataset(store, **arguments)
     return default_collate([found[Place(i % len(found), 3, i)] for i in range(count)])
 
 
 def expected(clips, place) -> tuple[np.ndarray, np.ndarray]:
-    """A window (5, 3, h, w) and its sharp centre frame, by slices."""
+    """Cut a window (5, 3, h, w) and its sharp centre frame (1, 3, h, w) by slicing."""
     clip, frame, top, left, code, step = place
     blurry, sharp = clips[clip][..., top : top + SIZE, left : left + SIZE, :]
     window = np.stack([blurry[frame + step * i] for i in range(-2, 3)])
@@ -63,7 +63,7 @@ class TestCrops:
             window, frame = expected(clips, place)
             np.testing.assert_array_equal(blurry[i].cpu(), window)
             np.testing.assert_array_equal(sharp[i].cpu(), frame)
-        # all kinds occur
+        # all flips, directions and clips occur
         assert len({tuple(place[4:]) for place in batch.tolist()}) == 16
         assert len(batch[:, 0].unique()) == 3
 
@@ -167,7 +167,7 @@ class TestPlaces:
 
 class TestErrors:
     def test_no_clip_store(self, tmp_path):
-        with pytest.raises(DatasetError, match='is no clip store'):
+        with pytest.raises(DatasetError, match='is not a clip store'):
             ClipPlacesDataset(str(tmp_path), 'train', 48)
 
     def test_crop_larger_than_all_frames(self, store):

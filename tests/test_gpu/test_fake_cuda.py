@@ -1,6 +1,6 @@
-"""Everything that works on tensors keeps to their device; found without a GPU.
+"""All code stays on the device of its tensors; checked without a GPU.
 
-Forward passes alone: torch has no backward pass of such tensors.
+Forward passes only: torch has no backward pass for fake tensors.
 """
 
 import pytest
@@ -85,19 +85,19 @@ def test_network_of_a_deblurrer(fake_cuda, dtype, tile, kind):
 
 @pytest.mark.parametrize('like', [torch.uint8, torch.uint16])
 def test_frames_leave_a_deblurrer_as_they_came(fake_cuda, like):
-    """Without the check for numbers that are not finite, which needs content."""
+    """Skips the check for NaN and infinite values, which needs content."""
     ours = deblurrer(fake_cuda, torch.bfloat16)
     frame = torch.zeros(3, 24, 16, dtype=like)
     batch = [torch.stack([ours._to_device(frame)] * 5)] * 2
     restored, _ = ours._compute(torch.stack(batch), 8)
     assert restored.device.type == 'cuda'
-    frames = ours._as_they_came(restored, frame)
+    frames = ours._in_input_format(restored, frame)
     assert [(f.dtype, f.device.type, f.shape) for f in frames] == [(like, 'cuda', (3, 24, 16))] * 2
 
 
 @METRICS.register_module(force=True)
 class InputOnly(BaseMetric):
-    """Keeps the difference of the frames."""
+    """Checks that the frames are on the GPU."""
 
     def process(self, data_batch, data_samples):
         for sample in data_samples:
@@ -109,7 +109,7 @@ class InputOnly(BaseMetric):
 
 
 def test_metrics_take_frames_from_the_device(fake_cuda):
-    """Up to where their content is looked at."""
+    """Up to the point where the metric reads their content."""
     frames = torch.zeros(3, 16, 16)
     sample = dict(key='clip/1', input=torch.zeros(5, 3, 16, 16), gt_img=frames,
                   output=dict(pred_img=frames))  # fmt: skip

@@ -1,4 +1,4 @@
-"""Videos to restore."""
+"""Shared fixtures: videos to restore."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -12,14 +12,14 @@ import pytest
 
 @pytest.fixture(scope='session')
 def walk(sample_root) -> list[np.ndarray]:
-    """Blurry frames of a real clip, RGB (96, 128, 3), 12 of them."""
+    """Twelve blurry frames of a real clip, RGB (96, 128, 3)."""
     folder = sample_root / 'train' / 'gopro_walk_a' / 'blur'
     return [cv2.imread(str(p))[24:120, 64:192, ::-1].copy() for p in sorted(folder.iterdir())]
 
 
 @pytest.fixture(scope='session')
 def write_video() -> Callable[..., Path]:
-    """Writes frames as a video."""
+    """Write frames as a video."""
 
     def write(
         path: Path,
@@ -36,7 +36,7 @@ def write_video() -> Callable[..., Path]:
         subtitles: str | None = None,
         options: dict[str, str] | None = None,
     ) -> Path:
-        """``times`` are in units of ``time_base``; ``sound`` and ``subtitles`` name codecs."""
+        """``times`` are in units of ``time_base``; ``sound`` and ``subtitles`` are codec names."""
         h, w = frames[0].shape[:2]
         tags = tags or {}
         with av.open(str(path), 'w') as container:

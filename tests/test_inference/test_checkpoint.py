@@ -1,4 +1,4 @@
-"""What is read from checkpoints, and what is refused."""
+"""Reading checkpoints, and refusing bad ones."""
 
 import inspect
 import os
@@ -31,7 +31,7 @@ ARCHITECTURES = [
 
 
 def acting(residual: bool, **arguments) -> DBLRNet:
-    """A network that, as a trained one, gives about the grey it sees, or about no change."""
+    """Return a network that acts like a trained one: almost no change, or output near mid-grey."""
     net = trained(residual=residual, **arguments)
     net.tail[-1].weight.data *= 0.001
     net.tail[-1].bias.data.fill_(0 if residual else 0.5)
@@ -54,7 +54,7 @@ def assert_weights(generator, net):
 
 
 class Payload:
-    """Pickled, it asks to write a file when it is read."""
+    """A payload that creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -101,7 +101,7 @@ class TestArchitecture:
     @pytest.mark.parametrize(('config', 'residual'), [('sample', True), ('gopro', False)])
     def test_residual_is_taken_from_a_trainings_config(self, tmp_path, repo, config, residual):
         text = Config.fromfile(repo / 'configs' / f'dblrnet_{config}.py').pretty_text
-        net = acting(not residual)  # which the weights alone would be mistaken for
+        net = acting(not residual)  # so the weights alone suggest the opposite
         content = dict(meta=dict(cfg=text), state_dict=with_prefix(net.state_dict(), 'generator.'))
         generator = load_generator(saved(tmp_path, content))
         assert generator.architecture['residual'] is residual
@@ -224,7 +224,7 @@ class TestPublished:
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
-        with pytest.raises(UserError, match='is damaged: its checksums do not fit'):
+        with pytest.raises(UserError, match='is damaged: its checksums do not match'):
             load_generator(path)
 
     def test_another_file_of_the_name_is_seen(self, tmp_path, published):
@@ -242,7 +242,7 @@ class TestPublished:
 
     @pytest.mark.parametrize(
         ('target', 'message'),
-        [('fine.txt', 'must end with .pth'), ('no/fine.pth', 'does not exist; make it first')],
+        [('fine.txt', 'must end with .pth'), ('no/fine.pth', 'does not exist; create it first')],
     )
     def test_target(self, tmp_path, call_tool, target, message):
         words = ('--trained-on', 'x', '--metric', 'y')
@@ -258,7 +258,7 @@ class TestRefused:
             (None, 'no checkpoint'),
             (b'', 'not a checkpoint, or damaged'),
             (b'words, words\n' * 99, 'not a checkpoint, or damaged'),
-            (pickle.dumps([1, 2]), 'not a checkpoint, or damaged|holds a list'),
+            (pickle.dumps([1, 2]), 'not a checkpoint, or damaged|contains a list'),
         ],
     )
     def test_no_checkpoint(self, tmp_path, content, message):
@@ -271,13 +271,13 @@ class TestRefused:
     def test_damaged_weights(self, tmp_path, place):
         path = saved(tmp_path, acting(True).state_dict())
         content = bytearray(path.read_bytes())
-        content[int(place * len(content))] ^= 64  # of some weight: all numbers stay finite
+        content[int(place * len(content))] ^= 64  # in some weight; all values stay finite
         path.write_bytes(content)
-        with pytest.raises(UserError, match='is damaged: its checksums do not fit; copy it again'):
+        with pytest.raises(UserError, match='its checksums do not match; copy it again'):
             load_generator(path)
 
     def test_folder(self, tmp_path):
-        with pytest.raises(UserError, match='is a folder; give the file in it'):
+        with pytest.raises(UserError, match='is a folder; give the path of the checkpoint file'):
             load_generator(tmp_path)
 
     @pytest.mark.parametrize('legacy', [False, True])
@@ -297,24 +297,24 @@ class TestRefused:
             content['message_hub'] = HistoryBuffer([1.0, 2.0], [1, 1])
         content['surprise'] = Payload(tmp_path / 'ran')
         path = saved(tmp_path, content, _use_new_zipfile_serialization=not legacy)
-        with pytest.raises(UserError, match='refused, nothing in it was run: it asks to run code'):
+        with pytest.raises(UserError, match='refused because it would run code'):
             load_generator(path)
         assert not (tmp_path / 'ran').exists()
-        pickle.loads(pickle.dumps(Payload(tmp_path / 'ran')))  # noqa: S301  it would have
+        pickle.loads(pickle.dumps(Payload(tmp_path / 'ran')))  # noqa: S301  it works
         assert (tmp_path / 'ran').exists()
 
     @pytest.mark.parametrize(
         ('content', 'message'),
         [
-            (torch.zeros(3), 'holds a Tensor, not the weights'),
-            (dict(state_dict=torch.zeros(3)), 'no dictionary of weights'),
+            (torch.zeros(3), 'contains a Tensor, not the weights'),
+            (dict(state_dict=torch.zeros(3)), 'not a dictionary of weights'),
             (
                 {'conv_first.weight': torch.zeros(3)},
-                r'holds no DBLRNet or MultiScaleDBLRNet \(no head.0.weight or down.0.weight among',
+                r'contains no DBLRNet or MultiScaleDBLRNet \(no head.0.weight or down.0.weight',
             ),
-            ({'head.0.weight': torch.zeros(3)}, r'head.2.weight is missing|not of 5 axes'),
-            ({'head.0.weight': 'text'}, 'holds no DBLRNet'),
-            ({3: 4}, 'holds no DBLRNet'),
+            ({'head.0.weight': torch.zeros(3)}, r'head.2.weight is missing|expected 5 axes'),
+            ({'head.0.weight': 'text'}, 'contains no DBLRNet'),
+            ({3: 4}, 'contains no DBLRNet'),
         ],
     )
     def test_another_network(self, tmp_path, content, message):
@@ -326,17 +326,17 @@ class TestRefused:
         [
             (lambda s: s.pop('body.1.conv2.weight'), 'body.1.conv2.weight is missing'),
             (lambda s: s.pop('tail.4.bias'), 'tail.4.bias is missing'),
-            (lambda s: s.update({'tail.0.weight': torch.zeros(2, 2, 3, 3)}), 'tail.0.weight is'),
+            (lambda s: s.update({'tail.0.weight': torch.zeros(2, 2, 3, 3)}), 'tail.0.weight has'),
             (lambda s: s.update(extra=torch.zeros(1)), 'extra is unknown'),
             (
                 lambda s: s.update({'tail.4.bias': torch.tensor([3])}),
-                'of torch.int64, not floating',
+                'dtype torch.int64, expected floating point',
             ),
             (
                 lambda s: s['tail.4.bias'].fill_(float('nan')),
-                'tail.4.bias holds values that are no',
+                'tail.4.bias has NaN or infinite values',
             ),
-            (lambda s: s.update({'body.99999.conv1.weight': torch.zeros(1)}), 'some are missing'),
+            (lambda s: s.update({'body.99999.conv1.weight': torch.zeros(1)}), 'blocks are missing'),
         ],
     )
     def test_not_a_whole_network(self, tmp_path, change, message):
@@ -360,4 +360,4 @@ class TestRefused:
         try:
             load_generator(path)
         except UserError as error:
-            assert str(path) in str(error)  # noqa: PT017  either outcome is right
+            assert str(path) in str(error)  # noqa: PT017  both outcomes are correct

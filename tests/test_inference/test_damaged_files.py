@@ -1,6 +1,6 @@
-"""Damaged files end in a message or do not matter: no hang, no other error.
+"""Damaged files give an error message or still work; they never hang or raise other errors.
 
-A few examples a run; ``make fuzz`` tries many more.
+Each run tries a few examples; ``make fuzz`` tries many more.
 """
 
 import faulthandler
@@ -19,7 +19,7 @@ from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference.checkpoint import load_generator
 from dblrgan_mm.inference.restore_clip import restore_clip
 
-HANGS = 60  # seconds after which the run is ended, with a traceback
+HANGS = 60  # seconds after which the run is killed, with a traceback
 
 VIDEOS = {
     'mp4': dict(codec='libx264', sound='aac', subtitles='mov_text', options={'g': '6'}),
@@ -32,7 +32,7 @@ VIDEOS = {
 }
 CHECKPOINTS = ('bare', 'published', 'legacy')
 
-# places, what is taken away there, and what is put in
+# relative position, number of bytes removed, and bytes inserted
 damage = st.lists(
     st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 64), st.binary(max_size=64)),
     min_size=1,
@@ -49,7 +49,7 @@ def damaged(content: bytes, cuts) -> bytes:
 
 @pytest.fixture(scope='module')
 def whole_files(tmp_path_factory, write_video, walk, call_tool) -> Path:
-    """A folder with a file of each kind."""
+    """A folder with one undamaged file of each kind."""
     folder = tmp_path_factory.mktemp('whole')
     frames = [np.ascontiguousarray(frame[:48, :64]) for frame in walk]
     for suffix, arguments in VIDEOS.items():
@@ -65,14 +65,14 @@ def whole_files(tmp_path_factory, write_video, walk, call_tool) -> Path:
 
 @pytest.fixture
 def folder(tmp_path):
-    """An empty folder, in which the file of the example that killed a run is left."""
+    """A folder for the damaged file; if the run is killed, that file remains in it."""
     faulthandler.dump_traceback_later(HANGS, exit=True)
     yield tmp_path
     faulthandler.cancel_dump_traceback_later()
 
 
 EXAMPLES = settings(
-    max_examples=settings.default.max_examples // 5,  # a kind
+    max_examples=settings.default.max_examples // 5,  # per kind
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -89,7 +89,7 @@ def test_video(folder, whole_files, suffix, cuts, length):
     try:
         count, faults = restore_clip(source, target, copier(), overwrite=True)
     except UserError as error:
-        assert str(folder) in str(error)  # noqa: PT017  either outcome is right
+        assert str(folder) in str(error)  # noqa: PT017  both outcomes are correct
         assert not target.exists()
     else:
         assert count == len(decoded(target)[0])
@@ -109,6 +109,6 @@ def test_checkpoint(folder, whole_files, kind, cuts, length):
     try:
         generator = load_generator(path)
     except UserError as error:
-        assert str(path) in str(error)  # noqa: PT017  either outcome is right
+        assert str(path) in str(error)  # noqa: PT017  both outcomes are correct
     else:
         assert all(weight.isfinite().all() for weight in generator.state_dict.values())

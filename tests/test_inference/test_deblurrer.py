@@ -1,4 +1,4 @@
-"""Frames through a Deblurrer."""
+"""Restoring frames with a Deblurrer."""
 
 import logging
 
@@ -37,7 +37,7 @@ def psnr(a, b) -> float:
 
 
 class Recording:
-    """A network that returns the centre frame, and remembers the windows by their frames' value."""
+    """A network that returns the centre frame and records the pixel values of its windows."""
 
     def __init__(self, num_frames: int) -> None:
         self.num_frames = num_frames
@@ -113,7 +113,7 @@ class TestFrames:
             def __call__(self, windows, tile):
                 return super().__call__(windows, tile) * value
 
-        with pytest.raises(UserError, match='values that are no finite numbers'):
+        with pytest.raises(UserError, match='outputs NaN or infinite values'):
             list(Deblurrer(Broken(5))(clip))
 
     def test_input_is_left_alone(self, clip):
@@ -214,7 +214,7 @@ class TestTiles:
             for a, b in zip(
                 Deblurrer(strip_network(generator), tile=tile)(clip[:5]), expected, strict=True
             ):
-                assert np.abs(np.int16(a) - b).max() <= 1  # rounding of a value near .5
+                assert np.abs(np.int16(a) - b).max() <= 1  # rounding of values near .5
 
     def test_no_tile(self):
         with pytest.raises(UserError, match='at least 1 row, got 0'):
@@ -245,9 +245,9 @@ class TestTiles:
         assert all(np.array_equal(a, b) for a, b in zip(restored, clip, strict=True))
         assert Greedy.tried == [100, 50, 25] + [12] * 10
         assert [r.getMessage() for r in caplog.records] == [
-            'out of memory with 100 rows at once: going on with 50',
-            'out of memory with 50 rows at once: going on with 25',
-            'out of memory with 25 rows at once: going on with 12',
+            'out of memory with 100 rows at once; retrying with 50',
+            'out of memory with 50 rows at once; retrying with 25',
+            'out of memory with 25 rows at once; retrying with 12',
         ]
 
     def test_out_of_memory_with_one_row_is_told(self, clip):
@@ -312,7 +312,7 @@ class TestCompile:
         with caplog.at_level(logging.INFO, logger='dblrgan_mm'):
             restored = list(Deblurrer(network, compile=True)(clip[:5]))
         assert all(np.array_equal(a, b) for a, b in zip(restored, expected, strict=True))
-        told = 'pays back after 9 frames' if faster else 'does not pay: 0.67x'
+        told = 'pays off after 9 frames' if faster else 'but only 0.67x as fast'
         assert told in caplog.text
         assert len(calls) == (4 + 5 if faster else 4)
 
@@ -328,7 +328,7 @@ class TestCompile:
         expected = list(Deblurrer(network)(clip[:5]))
         restored = list(Deblurrer(network, compile=True)(clip[:5]))
         assert all(np.array_equal(a, b) for a, b in zip(restored, expected, strict=True))
-        assert 'cannot be compiled, goes on as it is: no C++ compiler' in caplog.text
+        assert 'compilation failed, running uncompiled: no C++ compiler' in caplog.text
 
 
 class TestDevice:
@@ -336,8 +336,8 @@ class TestDevice:
         ('name', 'message'),
         [
             ('cuda:99', r'no device cuda:99: torch sees .* GPU'),
-            ('gpu', "'gpu' is no device; give auto, cpu, cuda or cuda:1"),
-            ('meta', "'meta' is no device that is known here"),
+            ('gpu', "'gpu' is not a device; use auto, cpu, cuda or cuda:1"),
+            ('meta', "'meta' is not a supported device"),
         ],
     )
     def test_one_that_is_not_there(self, name, message):
@@ -358,14 +358,14 @@ class TestDevice:
         assert module.fastest_dtype(torch.device('cpu')) is dtype
 
     def test_unknown_dtype(self):
-        with pytest.raises(UserError, match=r"dtype must be auto, .*; got 'int4'"):
+        with pytest.raises(UserError, match=r"dtype must be one of auto, .*; got 'int4'"):
             Deblurrer.from_checkpoint(device='cpu', dtype='int4')
 
     @pytest.mark.skipif(not has_int8(), reason='needs a CPU with VNNI, or is refused for that')
     @pytest.mark.parametrize('arguments', [dict(compile=True), dict(device='cuda')])
     def test_int8_elsewhere(self, monkeypatch, arguments):
         monkeypatch.setattr(module, 'find_device', torch.device)
-        with pytest.raises(UserError, match='int8 runs on a CPU, uncompiled'):
+        with pytest.raises(UserError, match='int8 runs only on a CPU and without compile'):
             Deblurrer.from_checkpoint(**dict(device='cpu', dtype='int8') | arguments)
 
 

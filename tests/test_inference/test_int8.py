@@ -1,4 +1,4 @@
-"""DBLRNet in 8-bit integers."""
+"""DBLRNet in int8."""
 
 import numpy as np
 import pytest
@@ -88,24 +88,24 @@ class TestNetwork:
             assert error.square().mean().sqrt() < 0.1 * max(expected.std(), 0.2)
 
     def test_one_that_loses_too_much(self, generator):
-        # a map of the stream is 10000 times as large as all others, and means nothing
+        # one channel is 10000 times as large as all others, and is not used
         state = {key: value.clone() for key, value in generator.state_dict.items()}
         state['head.2.bias'][0] = 1e4
         for key in ('body.0.conv1', 'body.1.conv1', 'body.2.conv1', 'body.3.conv1', 'body.4.conv1',
                     'body.5.conv1', 'tail.0'):  # fmt: skip
             state[f'{key}.weight'][:, 0] = 0
-        with pytest.raises(UserError, match=r'in int8 this network errs by .* of 255'):
+        with pytest.raises(UserError, match=r'int8 is too inaccurate for this network: .* of 255'):
             StripDBLRNet(state, generator.architecture, torch.int8)
 
     def test_weights_that_are_no_numbers(self, generator):
         state = dict(generator.state_dict, **{'head.2.bias': torch.full((16,), torch.nan)})
-        with pytest.raises(UserError, match='no finite numbers: its weights are damaged'):
+        with pytest.raises(UserError, match='NaN or infinite values: its weights are damaged'):
             StripDBLRNet(state, generator.architecture, torch.int8)
 
 
 def test_a_cpu_without_vnni(monkeypatch, generator):
     monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: dict(avx2=True), raising=False)
-    with pytest.raises(UserError, match='int8 needs an x86 processor with VNNI'):
+    with pytest.raises(UserError, match='int8 needs an x86 CPU with VNNI'):
         network(generator)
 
 

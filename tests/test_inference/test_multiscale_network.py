@@ -1,4 +1,4 @@
-"""The network for inference computes what MultiScaleDBLRNet computes."""
+"""The inference network computes the same as MultiScaleDBLRNet."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ VARIANTS = [
 
 
 def trained(**arguments) -> MultiScaleDBLRNet:
-    """A network whose output and biases are not near zero, so that differences show."""
+    """Return a network whose output and biases are not close to zero, so that differences show."""
     net = MultiScaleDBLRNet(**arguments).eval()
     for parameter in net.parameters():
         if parameter.ndim == 1:
@@ -71,7 +71,7 @@ class TestEqualsMultiScaleDBLRNet:
 
     @torch.inference_mode()
     def test_one_window_on_a_cpu_by_fewer_multiplications(self, real_clip):
-        """A single window takes other paths than several."""
+        """A single window uses other code paths than several windows."""
         net = trained()
         windows = windows_of(real_clip, net, 144, 251)
         expected = net(windows)
@@ -118,7 +118,7 @@ def test_memory_of_a_strip_does_not_grow_with_the_height():
         windows = torch.zeros(1, 5, 3, height, 16)
         with torch.no_grad(), Largest(windows, *network.buffers()) as largest:
             network(windows, tile=16)
-        assert largest.values <= max(8 * rows * 18, 3 * height * 16)  # maps, padded; result
+        assert largest.values <= max(8 * rows * 18, 3 * height * 16)  # padded maps; result
     with torch.no_grad(), Largest(windows, *network.buffers()) as largest:
         network(windows)
     assert largest.values == 8 * 240 * 16
@@ -160,7 +160,7 @@ class TestCheckpoint:
     @pytest.mark.parametrize(
         ('change', 'message'),
         [
-            (lambda s: s.pop('up.0.bias'), 'whole MultiScaleDBLRNet: up.0.bias is missing'),
+            (lambda s: s.pop('up.0.bias'), 'valid MultiScaleDBLRNet: up.0.bias is missing'),
             (lambda s: s.pop('body.0.conv1.weight'), 'body.0.conv1.weight is missing'),
             (lambda s: s.pop('head.weight'), 'head.weight is missing'),
             (lambda s: s.pop('encoders.0.1.conv1.weight'), r'encoders.0.1.conv1.weight is missing'),
@@ -168,26 +168,33 @@ class TestCheckpoint:
             (lambda s: s.update({'norm.1.x': torch.zeros(1)}), 'norm.1.x is unknown'),
             (
                 lambda s: s.update({'down.1.weight': torch.zeros(9, 6, 2, 2)}),
-                r'down.1.bias is \(7,\), not \(9,\)|is \(7, 7, 3, 3\), not \(9, 9, 3, 3\)',
+                r'down.1.bias has shape \(7,\), expected \(9,\)|'
+                r'has shape \(7, 7, 3, 3\), expected \(9, 9, 3, 3\)',
             ),
             (
                 lambda s: s.update({'up.1.weight': torch.zeros(6, 7, 2, 2)}),
-                r'up.1.weight is \(6, 7, 2, 2\), not \(7, 6, 2, 2\)',
+                r'up.1.weight has shape \(6, 7, 2, 2\), expected \(7, 6, 2, 2\)',
             ),
             (
                 lambda s: s.update({'head.weight': torch.zeros(5, 2, 3, 3, 3)}),
-                r'2 channel\(s\) and 3 frames are none that MultiScaleDBLRNet has',
+                r'2 channel\(s\) and 3 frames do not fit MultiScaleDBLRNet',
             ),
-            (lambda s: s.update({'head.weight': torch.zeros(5)}), 'not of 5 axes'),
+            (lambda s: s.update({'head.weight': torch.zeros(5)}), 'expected 5 axes'),
             (
                 lambda s: s.update({'down.9.weight': torch.zeros(1)}),
-                'of 10 scales some are',
+                'some of the 10 scales are',
             ),
-            (lambda s: s.update({'body.9.x': torch.zeros(1)}), 'of 10 blocks of body some are'),
-            (lambda s: s.update({'tail.bias': torch.tensor([3])}), 'of torch.int64, not floating'),
+            (
+                lambda s: s.update({'body.9.x': torch.zeros(1)}),
+                'some of the 10 blocks of body are',
+            ),
+            (
+                lambda s: s.update({'tail.bias': torch.tensor([3])}),
+                'dtype torch.int64, expected floating point',
+            ),
             (
                 lambda s: s['tail.bias'].fill_(torch.nan),
-                'tail.bias holds values that are no',
+                'tail.bias has NaN or infinite values',
             ),
         ],
     )
@@ -227,11 +234,11 @@ class TestDeblurrer:
         assert deblurrer._choose_tile(windows) == rows
 
     def test_int8_is_refused(self):
-        with pytest.raises(UserError, match=r'int8 is for DBLRNet, .*; give float32'):
+        with pytest.raises(UserError, match='int8 is not supported by MultiScaleDBLRNet'):
             Deblurrer.from_generator(generator_of(trained()), dtype=torch.int8)
 
     def test_strips_can_be_compiled(self, real_clip):
-        """Up to the compiler of C++, which takes long."""
+        """Without the C++ compiler, which takes long."""
         network = strip_network(trained(channels=(4, 8), num_blocks=(0, 0)))
         windows = real_clip['blurry'][None, :5, :, :24, :32]
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""ONNX files: exported, described, run in tiles."""
+"""ONNX files: export, description, and running in tiles."""
 
 import cv2
 import numpy as np
@@ -27,12 +27,12 @@ def exported(tmp_path, call_tool):
     return export
 
 
-# residual or not is told from what the network does, which needs one that acts like either
+# whether a network is residual is inferred from its output, so it must act like either kind
 PLAIN = dict(norm=None, num_blocks=1)
 
 
 def passing_on(**arguments):
-    """A network that is not residual and gives about its input."""
+    """Return a non-residual network whose output is close to mid-grey."""
     net = trained(mid_channels=8, **arguments)
     net.tail[-1].weight.data *= 0.01
     net.tail[-1].bias.data.fill_(0.5)
@@ -70,7 +70,7 @@ def test_deblurrer_runs_it(exported, sample_root):
     folder = sample_root / 'train' / 'gopro_walk_a' / 'blur'
     clip = [cv2.imread(str(path))[..., ::-1] for path in sorted(folder.iterdir())[:6]]
     path = exported(net)
-    restored = list(Deblurrer.from_checkpoint(path)(clip))  # on a GPU if onnxruntime has one
+    restored = list(Deblurrer.from_checkpoint(path)(clip))  # on a GPU if onnxruntime supports it
     expected = list(Deblurrer(strip_network(net))(clip))
     for a, b in zip(restored, expected, strict=True):
         assert np.abs(np.int16(a) - b).max() <= 1
@@ -100,7 +100,7 @@ def test_memory_that_runs_out_halves_the_tile(exported, monkeypatch, caplog):
     monkeypatch.setattr(network, '_session', Session())
     clip = [np.zeros((60, 60, 3), np.uint8)] * 5
     assert len(list(Deblurrer(network, tile=48)(clip))) == 5
-    assert 'out of memory with 48 rows at once: going on with 24' in caplog.text
+    assert 'out of memory with 48 rows at once; retrying with 24' in caplog.text
 
 
 class TestRefused:
@@ -127,7 +127,7 @@ class TestRefused:
         content = path.read_bytes()
         assert content.count(weights) == 1
         path.write_bytes(content.replace(weights, weights[len(weights) // 2 :] * 2))
-        with pytest.raises(UserError, match='does not compute what it did when it was written'):
+        with pytest.raises(UserError, match='its output has changed since the export'):
             OnnxDBLRNet(path, CPU)
 
     @pytest.mark.parametrize('properties', [{}, {'dblrgan_mm': '{"halo": "35"}'}])
@@ -153,15 +153,15 @@ class TestRefused:
         'arguments', [dict(dtype='bfloat16'), dict(dtype='int8'), dict(compile=True)]
     )
     def test_what_an_onnx_file_does_not_do(self, tmp_path, arguments):
-        with pytest.raises(UserError, match='runs in float32, uncompiled'):
+        with pytest.raises(UserError, match='runs only in float32 and without compile'):
             Deblurrer.from_checkpoint(tmp_path / 'net.onnx', device='cpu', **arguments)
 
     @pytest.mark.parametrize(
         ('target', 'message'),
         [
             ('net.pt', 'must end with .onnx'),
-            ('no/net.onnx', 'does not exist; make it first'),
-            ('there.onnx', 'exists; --overwrite replaces it'),
+            ('no/net.onnx', 'does not exist; create it first'),
+            ('there.onnx', 'already exists; use --overwrite to replace it'),
         ],
     )
     def test_target(self, call_tool, tmp_path, target, message):

@@ -1,4 +1,4 @@
-"""Clips from file to file, through a network that gives back the centre frame."""
+"""Restoring clips from file to file, with a network that returns the centre frame."""
 
 import errno
 import shutil
@@ -24,7 +24,7 @@ MILLI = Fraction(1, 1000)
 
 
 class Copy:
-    """A network that gives the centre frame of a window of 5."""
+    """A network that returns the centre frame of a window of 5."""
 
     num_frames, default_tile = 5, 1
 
@@ -38,14 +38,14 @@ def copier() -> Deblurrer:
 
 
 class Mean(Copy):
-    """A network that gives the mean of a window, so that wrong neighbours show."""
+    """A network that returns the mean of a window, so that wrong neighbours show."""
 
     def __call__(self, windows, tile):
         return windows.float().mean(1) / 255
 
 
 def decoded(path, pixels='rgb24'):
-    """Frames and their times in seconds."""
+    """Return the frames of a video and their times in seconds."""
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
     return [f.to_ndarray(format=pixels, interpolation=EXACT) for f in frames], [
@@ -54,7 +54,7 @@ def decoded(path, pixels='rgb24'):
 
 
 def packets(path, kind):
-    """Payloads, times and durations in seconds of the first stream of a kind."""
+    """Return payloads, times in seconds, codec and language of the first stream of a kind."""
     with av.open(str(path)) as container:
         stream = next(s for s in container.streams if s.type == kind)
         found = [p for p in container.demux(stream) if p.size]
@@ -100,7 +100,7 @@ class TestVideo:
 
     @pytest.mark.parametrize('count', [1, 2, SEGMENT + 2])
     def test_undefined_decoding_times(self, tmp_path, write_video, walk, count, monkeypatch):
-        # libx265 gives any number for one or two frames; here an impossible one
+        # libx265 returns arbitrary times for one or two frames; use an impossible one here
         mux = VideoParts._mux
 
         def spoiled(container, packets, decoding):
@@ -155,7 +155,7 @@ class TestVideo:
         source = write_video(tmp_path / 'in.mkv', walk, sound='aac', subtitles='subrip')
         restore_clip(source, tmp_path / 'out.mp4', copier())
         assert packets(tmp_path / 'out.mp4', 'audio')[0] == packets(source, 'audio')[0]
-        assert 'left out its subtitle stream 2, which .mp4 cannot hold' in caplog.text
+        assert 'not copied: subtitle stream 2, which .mp4 does not support' in caplog.text
 
     def test_part_of_a_clip_with_its_sound(self, tmp_path, write_video, walk):
         frames = [walk[i % 12] for i in range(90)]
@@ -199,14 +199,14 @@ class TestVideo:
         )
         restore_clip(source, tmp_path / 'out.mp4', copier(), Options(crf=1))
         frames, _ = decoded(tmp_path / 'out.mp4', 'gray16le')
-        assert len(np.unique(frames[3][48] >> 6)) > 40  # 15 levels of 8 bits
+        assert len(np.unique(frames[3][48] >> 6)) > 40  # the ramp has only 15 levels in 8 bits
 
     def test_more_bits_without_loss(self, tmp_path, write_video, walk):
         fine = [np.uint16(frame) * 257 for frame in walk]
         source = write_video(
             tmp_path / 'in.mkv', fine, codec='ffv1', pixels='gbrp12le', options={'level': '3'}
         )
-        with pytest.raises(UserError, match='12 bits a colour, more than h265'):
+        with pytest.raises(UserError, match='12 bits per colour, but h265'):
             restore_clip(source, tmp_path / 'out.mp4', copier())
         restore_clip(source, tmp_path / 'out.mkv', copier(), Options(codec='ffv1'))
         found, _ = decoded(tmp_path / 'out.mkv', 'rgb48le')
@@ -260,17 +260,17 @@ class TestVideo:
             tmp_path / 'in.mkv', walk, codec='ffv1', pixels='bgra', options={'level': '3'}
         )
         restore_clip(source, tmp_path / 'out.mp4', copier())
-        assert 'transparency is left out' in caplog.text
+        assert 'transparency is ignored' in caplog.text
 
     def test_fields_are_told(self, tmp_path, write_video, walk, caplog):
         options = {'flags': '+ildct+ilme', 'x264-params': 'tff=1'}
         source = write_video(tmp_path / 'in.mp4', walk, options=options)
         restore_clip(source, tmp_path / 'out.mp4', copier())
-        assert 'is interlaced, which the network was not trained for' in caplog.text
+        assert 'is interlaced, but the network was not trained on' in caplog.text
 
     @pytest.mark.parametrize('suffix', ['.ts', '.mkv', '.mp4'])
     def test_time_begins_where_the_source_does(self, tmp_path, write_video, walk, suffix):
-        times = [90 * 3600 * 1000 + 1001 * i for i in range(12)]  # broadcasts begin anywhere
+        times = [90 * 3600 * 1000 + 1001 * i for i in range(12)]  # broadcasts start at any time
         source = write_video(tmp_path / f'in{suffix}', walk, times=times, time_base=MILLI)
         restore_clip(source, tmp_path / 'out.mp4', copier())
         _, at = decoded(tmp_path / 'out.mp4')
@@ -355,7 +355,7 @@ class TestVideo:
                 ]
             else:
                 assert fonts == []
-                assert 'its attachment stream 1, which .mp4 cannot hold' in caplog.text
+                assert 'attachment stream 1, which .mp4 does not support' in caplog.text
 
     def test_chapters_move_with_the_beginning(self, tmp_path, write_video, walk):
         plain = write_video(
@@ -381,7 +381,7 @@ class TestVideo:
     def test_one_sound_that_the_container_refuses_does_not_take_all(
         self, tmp_path, write_video, walk, caplog
     ):
-        # FFmpeg lists Opus among what .mov holds, and then refuses it
+        # FFmpeg lists Opus as supported in .mov, but then refuses it
         first = write_video(tmp_path / 'first.mkv', walk, sound='aac')
         second = write_video(tmp_path / 'second.mkv', walk, sound='libopus')
         source = tmp_path / 'in.mkv'
@@ -392,7 +392,7 @@ class TestVideo:
                     packet.stream = streams[packet.stream]
                     out.mux(packet)
         restore_clip(source, tmp_path / 'out.mov', copier())
-        assert 'left out its audio stream 2, which .mov cannot hold' in caplog.text
+        assert 'not copied: audio stream 2, which .mov does not support' in caplog.text
         assert packets(tmp_path / 'out.mov', 'audio')[0] == packets(first, 'audio')[0]
 
     def test_name_with_a_colon(self, tmp_path, write_video, walk, monkeypatch):
@@ -461,11 +461,11 @@ class TestImages:
         image = np.dstack([walk[0], walk[0][..., 0]])
         cv2.imwrite(str(tmp_path / 'in.png'), image)
         restore_clip(tmp_path / 'in.png', tmp_path / 'out.png', copier())
-        assert 'in.png: its transparency is left out' in caplog.text
+        assert 'in.png: transparency is ignored' in caplog.text
 
     def test_two_images_of_one_name(self, tmp_path, folder, walk):
         cv2.imwrite(str(folder / 'shot95.jpg'), walk[0])
-        with pytest.raises(UserError, match=r'shot95.jpg and shot95.png are one frame twice'):
+        with pytest.raises(UserError, match=r'shot95.jpg and shot95.png are the same frame'):
             restore_clip(folder, tmp_path / 'out', copier())
 
     def test_a_folder_is_replaced_as_a_whole(self, tmp_path, folder, walk):
@@ -487,7 +487,7 @@ class TestImages:
 
 
 class TestStopped:
-    """A run that ends before its time goes on where it was."""
+    """An interrupted run continues where it stopped."""
 
     @staticmethod
     def stop_after(monkeypatch, count, error=KeyboardInterrupt):
@@ -514,7 +514,7 @@ class TestStopped:
             with pytest.raises(KeyboardInterrupt):
                 restore_clip(source, target, Deblurrer(Mean()), options)
         assert not target.exists()
-        with pytest.raises(UserError, match='holds the frames of an unfinished run; --resume'):
+        with pytest.raises(UserError, match='the frames of an unfinished run; use --resume'):
             restore_clip(source, target, Deblurrer(Mean()), options)
         begun = []
         count, _ = restore_clip(
@@ -545,7 +545,7 @@ class TestStopped:
             with pytest.raises(KeyboardInterrupt):
                 restore_clip(source, tmp_path / 'out.mp4', copier())
         other = Options(crf=30, start=2)
-        with pytest.raises(UserError, match='cannot go on: start and options of the unfinished'):
+        with pytest.raises(UserError, match='cannot resume, because start and options changed'):
             restore_clip(source, tmp_path / 'out.mp4', copier(), other, resume=True)
         restore_clip(source, tmp_path / 'out.mp4', copier(), other, overwrite=True)
         assert len(decoded(tmp_path / 'out.mp4')[0]) == SEGMENT + 3
@@ -586,7 +586,7 @@ class TestStopped:
         before = folder.stat()
         (folder / '0.png').write_bytes((folder / '1.png').read_bytes())
         assert folder.stat().st_mtime_ns == before.st_mtime_ns
-        with pytest.raises(UserError, match='cannot go on: images of the unfinished run differ'):
+        with pytest.raises(UserError, match='cannot resume, because images changed'):
             restore_clip(folder, tmp_path / 'out', copier(), resume=True)
 
     def test_resume_without_a_beginning_begins(self, tmp_path, write_video, walk):
@@ -617,7 +617,7 @@ class TestDamaged:
         source.write_bytes(b''.join(part.read_bytes() for part in parts))
         count, faults = restore_clip(source, tmp_path / 'out.mp4', copier())
         assert count == 12
-        assert 'frame 12 is 64x48, those before 128x96: the clip ends there' in faults[0]
+        assert 'frame 12 is 64x48, but the frames before it are 128x96' in faults[0]
 
 
 class TestRefused:
@@ -660,18 +660,18 @@ class TestRefused:
             stream = out.add_stream('libx264', rate=25)
             stream.width, stream.height, stream.pix_fmt = 64, 64, 'yuv420p'
             out.start_encoding()
-        with pytest.raises(UserError, match=r'not one frame can be decoded|not a video'):
+        with pytest.raises(UserError, match=r'no frame can be decoded|not a video'):
             restore_clip(tmp_path / 'none.mkv', tmp_path / 'out.mp4', copier())
 
     @pytest.mark.parametrize(
         ('target', 'message'),
         [
             ('in.mp4', 'is the input'),
-            ('nowhere/out.mp4', 'nowhere does not exist; make it first'),
-            ('there.mp4', 'exists; --overwrite replaces it'),
+            ('nowhere/out.mp4', 'nowhere does not exist; create it first'),
+            ('there.mp4', 'already exists; use --overwrite to replace it'),
             ('folder.mp4', 'is a folder'),
-            ('out.avi', 'videos are written as .mp4, .mkv, .mov'),
-            ('out.png', 'a clip does not fit into one image'),
+            ('out.avi', 'videos can only be written as .mp4, .mkv, .mov'),
+            ('out.png', 'a clip cannot be written to one image'),
         ],
     )
     def test_target(self, tmp_path, source, target, message):
@@ -684,7 +684,7 @@ class TestRefused:
     def test_folder_of_other_things_is_not_replaced(self, tmp_path, source):
         (tmp_path / 'papers').mkdir()
         (tmp_path / 'papers' / 'thesis.tex').touch()
-        with pytest.raises(UserError, match='holds other things than images'):
+        with pytest.raises(UserError, match='contains files other than images'):
             restore_clip(source, tmp_path / 'papers', copier(), overwrite=True)
         assert (tmp_path / 'papers' / 'thesis.tex').exists()
 
@@ -694,7 +694,7 @@ class TestRefused:
         for i in range(3):
             cv2.imwrite(str(tmp_path / 'photos' / f'{i}.png'), walk[i])
         target = tmp_path / above
-        with pytest.raises(UserError, match='is the folder that the input is in'):
+        with pytest.raises(UserError, match='is the folder that contains the input'):
             restore_clip(tmp_path / 'photos' / '0.png', target, copier(), overwrite=True)
         assert len(list((tmp_path / 'photos').iterdir())) == 3
 
@@ -703,14 +703,14 @@ class TestRefused:
         papers.mkdir()
         (papers / 'thesis.tex').touch()
         for overwrite in (False, True):
-            with pytest.raises(UserError, match='is no unfinished run of this command'):
+            with pytest.raises(UserError, match='is not an unfinished run of this command'):
                 restore_clip(source, tmp_path / 'out.mp4', copier(), overwrite=overwrite)
         assert (papers / 'thesis.tex').exists()
 
     def test_link_to_a_folder(self, tmp_path, source):
         (tmp_path / 'far').mkdir()
         (tmp_path / 'link').symlink_to(tmp_path / 'far')
-        with pytest.raises(UserError, match='is a link to a folder; give that folder'):
+        with pytest.raises(UserError, match='is a link to a folder; use that folder itself'):
             restore_clip(source, tmp_path / 'link', copier(), overwrite=True)
 
     def test_two_at_once(self, tmp_path, source):
@@ -727,7 +727,7 @@ class TestRefused:
 
         with monkeypatch.context() as patch:
             patch.setattr(files, 'put_in_place', full)
-            with pytest.raises(UserError, match=r'is full\. What is finished stays; make room'):
+            with pytest.raises(UserError, match=r'is full\. Finished frames are kept; make room'):
                 restore_clip(source, tmp_path / name, copier(), overwrite=True)
         assert not (tmp_path / name).exists()
         restore_clip(source, tmp_path / name, copier(), resume=True)
@@ -735,15 +735,15 @@ class TestRefused:
     def test_colours_that_are_not_known(self):
         frame = av.VideoFrame(64, 48, 'yuv444p')
         frame.colorspace = 8  # YCgCo
-        with pytest.raises(UserError, match='colour matrix 8 of FFmpeg cannot be turned into RGB'):
+        with pytest.raises(UserError, match='colour matrix 8 cannot be converted to RGB'):
             to_array(frame, 'rgb24', EXACT)
 
     def test_start_beyond_the_end(self, tmp_path, source):
-        with pytest.raises(UserError, match='has 12 frames, none from --start 12 on'):
+        with pytest.raises(UserError, match=r'has only 12 frames, .* --start 12 is too large'):
             restore_clip(source, tmp_path / 'out.mp4', copier(), Options(start=12))
 
     def test_ffv1_in_mp4(self, tmp_path, source):
-        with pytest.raises(UserError, match=r'ffv1 is stored in .mkv'):
+        with pytest.raises(UserError, match=r'ffv1 can only be stored in .mkv'):
             restore_clip(source, tmp_path / 'out.mp4', copier(), Options(codec='ffv1'))
 
     def test_h265_of_a_tiny_frame(self, tmp_path, write_video, walk):

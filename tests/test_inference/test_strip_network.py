@@ -1,4 +1,4 @@
-"""The strip network computes what DBLRNet computes."""
+"""The strip network computes the same as DBLRNet."""
 
 import pytest
 import torch
@@ -18,13 +18,13 @@ VARIANTS = [
     dict(num_frames=7, residual=True),
     dict(num_blocks=0),
     dict(color='rgb', norm=None, residual=True, mid_channels=4),
-    dict(mid_channels=32, num_blocks=1),  # wide enough for fewer multiplications
+    dict(mid_channels=32, num_blocks=1),  # wide enough for Winograd convolutions
     dict(mid_channels=128, num_blocks=1, num_frames=3, color='rgb'),
 ]
 
 
 def trained(**arguments) -> DBLRNet:
-    """A network whose batch statistics and output are as far from the initial ones as can be."""
+    """Return a network whose batch statistics and output differ from the initial ones."""
     net = DBLRNet(**dict(mid_channels=16, num_blocks=3) | arguments).eval()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -54,7 +54,7 @@ class TestEqualsDBLRNet:
         windows = windows_of(real_clip, net, *size)
         expected = net(windows)
         network = strip_network(net)
-        assert expected.std() > 0.02 or size == (1, 1)  # not all alike
+        assert expected.std() > 0.02 or size == (1, 1)  # the output is not constant
         for tile in (None, 1, 3, 16, 64, 1000):
             torch.testing.assert_close(network(windows, tile), expected, rtol=0, atol=1e-5)
 
@@ -82,7 +82,7 @@ class TestEqualsDBLRNet:
         net = trained()
         windows = windows_of(real_clip, net, 144, 200)
         error = strip_network(net, torch.bfloat16)(windows, 16) - net(windows)
-        assert 0 < error.square().mean().sqrt() < 4e-3  # a grey level of 255
+        assert 0 < error.square().mean().sqrt() < 4e-3  # one of 255 grey levels
 
     @torch.inference_mode()
     def test_integer_frames_are_taken_over_their_full_range(self, real_clip):
@@ -115,7 +115,7 @@ def test_strips_cover_every_row_once(height, tile, halo):
 
 
 class Largest(TorchDispatchMode):
-    """Remembers how many values the largest tensor had that an operation made of some input."""
+    """Records the size of the largest tensor that an operation creates, in values."""
 
     def __init__(self, *given: torch.Tensor) -> None:
         super().__init__()

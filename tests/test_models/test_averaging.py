@@ -13,7 +13,7 @@ def network() -> nn.Module:
 
 
 def learn(net: nn.Module) -> None:
-    """As an iteration does: other weights, other statistics."""
+    """Change the weights and the batch statistics, as an iteration does."""
     net.train()(torch.rand(2, 3, 8, 8))
     with torch.no_grad():
         for p in net.parameters():
@@ -44,14 +44,14 @@ def test_a_load_starts_the_count_anew():
     average.update_parameters(net)
     average.load_state_dict(untouched)
     learn(net)
-    average.update_parameters(net)  # the first one: a copy
+    average.update_parameters(net)  # the first update: a copy
     for p, q in zip(net.parameters(), average.module.parameters(), strict=True):
         assert torch.equal(p, q)
 
 
 @pytest.mark.parametrize('update_buffers', [False, True])
 def test_an_average_that_was_moved(update_buffers):
-    """As to a GPU, where its tensors are other ones than before."""
+    """For instance to a GPU, where its tensors are new objects."""
     net = network()
     average = ForeachExponentialMovingAverage(net, momentum=0.1, update_buffers=update_buffers)
     net.double(), average.double()

@@ -16,7 +16,7 @@ def test_edvr_keeps_the_size_and_starts_from_the_centre_frame(real_clip):
     net = MODELS.build(EDVR).eval()
     net.conv_last.weight.data.zero_()
     net.conv_last.bias.data.zero_()
-    window = real_clip['blurry'][None, :5]  # 254 pixels wide, no multiple of 16
+    window = real_clip['blurry'][None, :5]  # 254 pixels wide, not a multiple of 16
     with torch.no_grad():
         torch.testing.assert_close(net(window), window[:, 2])
 
@@ -32,7 +32,7 @@ def test_edvr_learns_with_all_its_weights(size):
 
 @pytest.mark.parametrize('size', [(64, 64), (66, 101)])
 def test_basicvsr_pp_takes_small_frames(size):
-    """MMagic's refuses fewer than 256 rows or columns."""
+    """MMagic's network refuses fewer than 256 rows or columns."""
     net = MODELS.build(BASICVSR)
     out = net(torch.rand(1, 3, 3, *size))
     assert out.shape == (1, 3, 3, *size)

@@ -43,7 +43,7 @@ def optimisers(model, lr=1e-3, kind=OptimWrapper) -> OptimWrapperDict:
 
 @pytest.fixture
 def batch(real_clip) -> dict:
-    """Two training windows as the data loader gives them: RGB in [0, 255], 32x32 pixels."""
+    """Two training windows as from the data loader: RGB in [0, 255], 32x32 pixels."""
     samples, inputs = [], []
     for first, top in ((0, 20), (4, 80)):
         crop = (slice(first, first + 5), slice(None), slice(top, top + 32), slice(40, 72))
@@ -123,7 +123,7 @@ class TestTrainStep:
         assert model.step_counter == 1
 
     def test_loss_of_the_generator_is_content_plus_adversarial(self, batch):
-        """The gradient equals that of the formula, computed here by hand."""
+        """The gradient equals that of the formula, written out here."""
         model = build()
         data = model.data_preprocessor(deepcopy(batch), True)
         blurry, sharp = data['inputs'], data['data_samples'].gt_img
@@ -150,7 +150,7 @@ class TestTrainStep:
         restored = model.generator(blurry)
         model.generator_losses(restored, sharp)
         for b, c in zip(model.discriminator.buffers(), buffers, strict=True):
-            assert torch.equal(b, c)  # the running statistics come from the discriminator's step
+            assert torch.equal(b, c)  # only the discriminator's step updates the running statistics
         assert model.discriminator.training
         losses = model.discriminator_losses(restored, sharp)
         (losses['loss_disc_real'] + losses['loss_disc_fake']).backward()
@@ -200,7 +200,7 @@ class TestWarmUp:
 
 
 class _CountWaits(TorchDispatchMode):
-    """Counts the reads of a tensor's value, for which a GPU would have to be waited for."""
+    """Counts reads of tensor values, each of which would wait for a GPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -213,12 +213,12 @@ class _CountWaits(TorchDispatchMode):
 
 @pytest.mark.parametrize('amp', [False, True])
 def test_no_step_waits_for_a_gpu(amp, batch):
-    """Between the first step, which reads the counter, and the log."""
+    """Nothing waits between the first step, which reads the counter, and the log."""
     model = build(ema=dict(momentum=0.1), train_cfg=dict(gen_init_steps=1))
     kind = functools.partial(GuardedAmpOptimWrapper, dtype='bfloat16') if amp else None
     optim = optimisers(model, kind=kind or GuardedOptimWrapper)
     step(model, optim, batch)
-    ready = model.data_preprocessor(deepcopy(batch), True)  # it reads sizes, on the CPU
+    ready = model.data_preprocessor(deepcopy(batch), True)  # reads sizes, on the CPU
     model.data_preprocessor.forward = lambda data, training: ready
     with _CountWaits() as waits:
         for _ in range(2):
@@ -227,7 +227,7 @@ def test_no_step_waits_for_a_gpu(amp, batch):
         assert log['loss_disc_real'] > 0
         assert waits.count == 1
         assert optim['generator'].outcome == 'step'
-        assert waits.count == 1 + 3  # the three steps of the generator
+        assert waits.count == 1 + 3  # one for each step of the generator
 
 
 class TestEma:
@@ -278,7 +278,7 @@ class TestPredict:
 
 
 class TestDiscriminatorLearns:
-    """On fixed restored and sharp clips, the accuracy passes 95 %."""
+    """On fixed restored and sharp clips, the accuracy exceeds 95 %."""
 
     @pytest.mark.parametrize('num_frames', [1, 5])
     def test_accuracy(self, num_frames, real_clip):
@@ -312,7 +312,7 @@ class TestDiscriminatorLearns:
         assert loss < chance / 2
 
     def test_saturating_gradient_vanishes_when_it_wins(self):
-        """Why the other forms exist: a sure discriminator leaves the paper's form no gradient."""
+        """The paper's form has no gradient once the discriminator is certain; other forms do."""
 
         def slope(form):
             logits = torch.full((1, 1), -12.0, requires_grad=True)
@@ -323,11 +323,11 @@ class TestDiscriminatorLearns:
 
 
 def test_accumulated_gradients_are_those_of_a_larger_batch(batch):
-    """Two batches of one window against one of two; both players, and the average once."""
+    """Two batches of one window equal one batch of two; the average is updated once."""
     halves = [dict(inputs=[x], data_samples=[s]) for x, s in zip(*batch.values(), strict=True)]
     torch.manual_seed(0)
     large = build(ema=dict(momentum=0.1))
-    # batch statistics differ between one and two windows: the running ones are used here
+    # batch statistics differ between one and two windows, so use the running ones
     large.discriminator.eval()
     small = deepcopy(large)
     before = weights(large)

@@ -10,7 +10,7 @@ TINY = dict(mid_channels=8, num_blocks=2)
 
 
 def luma(rgb: torch.Tensor) -> torch.Tensor:
-    """Y of an RGB frame (3, h, w) by OpenCV, full range."""
+    """Return the luma of an RGB frame (3, h, w), computed by OpenCV, full range."""
     array = rgb.permute(1, 2, 0).contiguous().numpy()
     return torch.from_numpy(cv2.cvtColor(array, cv2.COLOR_RGB2YCrCb)[..., 0])
 
@@ -77,7 +77,7 @@ class TestLuma:
         assert (luma(restored) - luma(window[0, 2])).abs().mean() > 1e-3
 
     def test_only_luma_enters(self):
-        """Frames of equal luma and other chroma give the same restored luma."""
+        """Frames with equal luma and different chroma give the same restored luma."""
         net = DBLRNet(**TINY).eval()
         window = torch.rand(1, 5, 3, 12, 12)
         chroma = torch.tensor([0.587, -0.299, 0.0]).view(3, 1, 1)  # its luma is 0
@@ -151,7 +151,7 @@ class TestErrors:
 
 
 def test_maps_and_their_gradients_stay_channels_last():
-    """What torch's convolutions are fast with; one layer or sum that breaks it slows others."""
+    """torch's convolutions are fast in this layout; one layer that breaks it slows later ones."""
     net = DBLRNet(mid_channels=8, num_blocks=2)
     seen = []
 

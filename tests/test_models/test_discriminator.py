@@ -81,7 +81,7 @@ def test_maps_and_their_gradients_stay_channels_last(mode):
         if maps.requires_grad:
             maps.register_hook(seen.append)
 
-    # all but the last, whose maps are averaged
+    # all except the last one, whose maps are averaged
     relus = [m for m in (*net.frame_features, *net.features.modules()) if isinstance(m, nn.ReLU)]
     for module in relus[:-1]:
         module.register_forward_hook(watch)

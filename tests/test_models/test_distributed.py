@@ -1,4 +1,4 @@
-"""Two processes at batch 2 take the step of one process at batch 4."""
+"""Two processes at batch size 2 take the same step as one process at batch size 4."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ DISCRIMINATOR = dict(
 
 
 def take_step(rank: int, world_size: int, folder: str) -> None:
-    """One SGD step with learning rate 1, so that the change of the weights is the gradient."""
+    """Take one SGD step with learning rate 1, so that the weights change by the gradient."""
     from dblrgan_mm import models  # noqa: F401, I001  (before MMagic: compat)
     import torch.distributed as dist
     from mmagic.registry import MODELS
@@ -35,7 +35,7 @@ def take_step(rank: int, world_size: int, folder: str) -> None:
             data_preprocessor=dict(type='DataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3),
         )
     ).train()
-    # batch statistics differ between 2 and 4 samples: the running ones are used here
+    # batch statistics differ between 2 and 4 samples, so use the running ones
     model.discriminator.eval()
     blurry, sharp = 255 * torch.rand(2, 4, 5, 3, 24, 24)
     if world_size > 1:
@@ -60,7 +60,7 @@ def take_step(rank: int, world_size: int, folder: str) -> None:
         for name in ('generator', 'discriminator')
     }
     if world_size > 1:
-        # a checkpoint of many processes is one of one process, and MMEngine's loader finds it
+        # MMEngine's loader accepts the weights of several processes like those of one
         state = {key: value.clone() for key, value in parts.state_dict().items()}
         assert 'generator.head.0.weight' in state
         assert not any('.module.' in key for key in state)
@@ -86,4 +86,4 @@ def test_two_processes_at_batch_2_equal_one_at_batch_4(tmp_path):
 
     start = DBLRNet(**{k: v for k, v in GENERATOR.items() if k != 'type'})
     start = torch.cat([p.detach().flatten() for p in start.parameters()])
-    assert (one['generator'] - start).abs().max() > 1e-3  # there was a gradient to agree on
+    assert (one['generator'] - start).abs().max() > 1e-3  # the gradient is not zero

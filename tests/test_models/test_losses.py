@@ -73,7 +73,7 @@ class TestAdversarialLoss:
         ],
     )
     def test_discriminator(self, form, real, fake):
-        loss = AdversarialLoss(form, loss_weight=0.5)  # the weight is the generator's alone
+        loss = AdversarialLoss(form, loss_weight=0.5)  # the weight applies to the generator only
         torch.testing.assert_close(loss(LOGITS, True, is_disc=True), real.mean())
         torch.testing.assert_close(loss(LOGITS, False, is_disc=True), fake.mean())
 

@@ -10,7 +10,7 @@ TINY = dict(channels=(8, 8, 12), num_blocks=(1, 1, 1))
 
 
 def lively(**arguments) -> MultiScaleDBLRNet:
-    """A network whose output is not near zero, so that differences show."""
+    """Return a network whose output is not close to zero, so that differences show."""
     net = MultiScaleDBLRNet(**{**TINY, **arguments}).eval()
     net.tail.weight.data *= 100
     return net
@@ -45,7 +45,7 @@ class TestSize:
 
     @pytest.mark.parametrize('size', [(1, 1), (3, 2), (8, 8), (7, 21), (33, 16)])
     def test_any_size(self, size):
-        """Also smaller than the coarsest scale, and no multiple of it."""
+        """Including sizes smaller than the coarsest scale and not a multiple of it."""
         restored = MultiScaleDBLRNet()(torch.rand(1, 5, 3, *size))
         assert restored.shape == (1, 3, *size)
         assert restored.isfinite().all()
@@ -84,7 +84,7 @@ class TestColor:
 class TestStructure:
     @pytest.mark.parametrize('num_blocks', [(0, 1, 2, 4), (1, 0, 0, 2), (0, 0)])
     def test_halo_is_the_receptive_field(self, num_blocks):
-        """Of a crop with borders at multiples; the reach is at most one multiple shorter."""
+        """For a crop aligned to multiples; the actual reach is at most one multiple shorter."""
         net = MultiScaleDBLRNet(channels=(9,) * len(num_blocks), num_blocks=num_blocks)
         net.tail.weight.data *= 100
         step, size = net.multiple, 2 * net.halo + 2 * net.multiple
@@ -96,7 +96,7 @@ class TestStructure:
         assert 0 <= net.halo + step + net.halo - 1 - rows.max() <= step
 
     def test_tiles_equal_the_whole(self, real_clip):
-        """Each tile computed with the halo around it; sides that are no multiple."""
+        """Each tile is computed with its halo; the sides are not multiples."""
         window = real_clip['blurry'][None, :5, :, :141, :251]
         net = MultiScaleDBLRNet(channels=(8, 12, 16, 16), num_blocks=(0, 1, 1, 1)).eval()
         net.tail.weight.data *= 100
@@ -126,7 +126,7 @@ class TestStructure:
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
 
     def test_maps_keep_their_spread(self, real_clip):
-        """What enters a layer is neither tiny nor huge, so that learning rates fit all of them."""
+        """Layer inputs are neither tiny nor huge, so that one learning rate fits all layers."""
         spreads = []
         net = MultiScaleDBLRNet()
         for module in net.modules():

@@ -1,4 +1,4 @@
-"""Runs between soft frames, heights and shutters that are drawn."""
+"""Runs between soft frames; drawn heights and shutters."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def rng():
 
 
 def shot_of(text):
-    """A shot whose frames are soft where the text has a dot."""
+    """Return a shot whose frames are soft where the text has a dot."""
     return Shot(0, np.array([letter != '.' for letter in text]), 0.01, np.zeros(len(text)))
 
 
@@ -23,9 +23,9 @@ class TestRuns:
             ('#########', 1, [(1, 7)]),
             ('#########', 2, [(1, 4)]),
             ('####.####', 1, [(1, 3), (5, 3)]),
-            ('####.####', 2, [(1, 4)]),  # it is no middle frame
-            ('###.#####', 2, [(1, 1), (4, 2)]),  # shifted behind it
-            ('.###', 1, [(1, 2)]),  # it may be the neighbour of a middle frame
+            ('####.####', 2, [(1, 4)]),  # the soft frame is not a middle frame
+            ('###.#####', 2, [(1, 1), (4, 2)]),  # starts again after it
+            ('.###', 1, [(1, 2)]),  # a soft frame may be next to a middle frame
             ('....', 1, []),
             ('##', 1, []),
         ],
@@ -45,7 +45,7 @@ class TestHeight:
             (720, [240, 360, 480], {240, 360, 480}),
             (540, [240, 360, 480], {240, 360}),
             (480, [240, 360, 480], {240}),
-            (300, [240, 360], {240}),  # more than 2/3, the smallest
+            (300, [240, 360], {240}),  # all exceed 2/3: the smallest
             (300, [0], {300}),
             (300, [0, 480], {300}),
             (300, [0, 120], {120}),

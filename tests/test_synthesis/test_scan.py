@@ -1,4 +1,4 @@
-"""Soft source frames are found; sharp ones are not lost."""
+"""Soft source frames are found; sharp ones are kept."""
 
 import cv2
 import numpy as np
@@ -8,19 +8,19 @@ from dblrgan_mm.synthesis.scan import find_soft, sharpness
 
 
 def walk(sample_root):
-    """The sharp frames of a real clip, a man walking with a camera."""
+    """Return the sharp frames of a real clip, filmed while walking."""
     paths = sorted((sample_root / 'train/gopro_walk_a/sharp').iterdir())
     return [cv2.imread(str(path)) for path in paths]
 
 
 def pan(sample_root, count=40, speed=2):
-    """A window, 160 pixels wide, that moves over a real picture."""
+    """Return a window, 160 pixels wide, that moves over a real picture."""
     image = walk(sample_root)[3]
     return [image[:, speed * i : speed * i + 160] for i in range(count)]
 
 
 def soft_ones(frames, cuts=(), max_softness=0.15):
-    """The numbers of the soft frames; cuts are before the frames given."""
+    """Return the numbers of the soft frames; there is a cut before each frame in ``cuts``."""
     cut = np.isin(np.arange(1, len(frames)), cuts)
     values = np.array([sharpness(frame) for frame in frames])
     return np.flatnonzero(find_soft(values, cut, max_softness)).tolist()

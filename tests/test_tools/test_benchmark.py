@@ -18,7 +18,7 @@ CONFIG = ROOT / 'configs' / 'dblrnet_sample.py'
 
 @pytest.fixture
 def run(call_tool, tmp_path) -> Callable[..., dict]:
-    """Figures of `benchmark.py`, and what it printed."""
+    """Run `benchmark.py`; returns its results and what it printed."""
 
     def call(*arguments) -> dict:
         out = tmp_path / 'figures.json'
@@ -75,7 +75,7 @@ class TestData:
         done = call_tool('benchmark', 'data', CONFIG, *self.SHORT)
         assert done.code == 1
         assert done.err.splitlines()[-1] == (
-            'error: the paths do not yield the same samples; nothing was measured'
+            'error: image files, LMDB and clip store yield different samples; nothing was measured'
         )
 
     def test_config_without_training(self, call_tool):
@@ -105,13 +105,13 @@ def test_inference(run, sample_root):
     assert figures['largest_difference']['Deblurrer, float32'] <= 1
     assert figures['differing']['Deblurrer, float32'] < 0.01
     assert figures['difference_psnr']['plain loop, float32'] is None
-    assert (figures['difference_psnr']['Deblurrer, float32'] or 100) > 70  # None: equal
+    assert (figures['difference_psnr']['Deblurrer, float32'] or 100) > 70  # None: frames are equal
     if has_int8():
         assert 50 < figures['difference_psnr']['Deblurrer, int8'] < 70
     psnr = figures['psnr']
     assert psnr['plain loop, float32'] > psnr['blurry'] + 0.2
     assert psnr['Deblurrer, float32'] == pytest.approx(psnr['plain loop, float32'], abs=0.05)
-    # a convolution's multiply-accumulates, by hand: maps in, maps out, taps
+    # multiply-accumulates of the convolutions: channels in, channels out, taps
     maps = [(1, 4, 27 * 3), (4, 16, 27), *[(16, 16, 9)] * 12, (16, 64, 9), (64, 64, 9), (64, 1, 9)]
     expected = 256 * 144 * sum(c_in * c_out * taps for c_in, c_out, taps in maps)
     assert figures['macs']['Deblurrer, float32'] == expected
@@ -138,15 +138,15 @@ def test_growth(run, sample_root, tmp_path):
     short, long = figures['lengths']
     assert (short['frames'], long['frames']) == (3, 24)
     frame = 128 * 96 * 3
-    assert long['memory'] < short['memory'] + 10e6 + 2 * 21 * frame  # the frames themselves
+    assert long['memory'] < short['memory'] + 10e6 + 2 * 21 * frame  # the frames of the clip
     assert (tmp_path / 'plot.png').read_bytes().startswith(b'\x89PNG')
 
 
-@pytest.mark.slow
+@pytest.mark.speed
 class TestSpeedIsKept:
-    """By ratios to what is not ours, in one run; docs/performance.md has the figures.
+    """Compare speeds with a plain implementation in one run; see docs/performance.md for figures.
 
-    With one thread, since two of them wait for each other on a busy machine.
+    Uses one thread, as two threads wait for each other on a busy machine.
     """
 
     @pytest.fixture(autouse=True)
@@ -160,7 +160,7 @@ class TestSpeedIsKept:
             'infer', tmp_path / 'net.pth', clip, '--device', 'cpu', '--frames', 3, '--repeats', 3,
             '--size', '480x270',
         )  # fmt: skip
-        assert ratio(figures, 'plain loop, float32', 'Deblurrer, float32') > 1.3  # alone 1.5 to 2
+        assert ratio(figures, 'plain loop, float32', 'Deblurrer, float32') > 1.3  # idle: 1.5 to 2
         if has_int8():
             assert ratio(figures, 'plain loop, float32', 'Deblurrer, int8') > 3
 
@@ -190,4 +190,4 @@ def test_inference_of_too_short_a_clip(call_tool, sample_root, weights, tmp_path
     (tmp_path / '1.png').write_bytes(frame.read_bytes())
     result = call_tool('benchmark', 'infer', weights, tmp_path, '--device', 'cpu')
     assert result.code == 1
-    assert '1 frames and --frames 5: at least 3 are' in result.err
+    assert 'has 1 frames and --frames is 5; both must be at least 3' in result.err

@@ -1,4 +1,4 @@
-"""tools/dataset_converters/check_dataset.py on good and on spoilt data sets."""
+"""tools/dataset_converters/check_dataset.py on good and on damaged data sets."""
 
 import re
 import shutil
@@ -15,20 +15,20 @@ from dblrgan_mm.clips.layouts import DVD_TEST_CLIPS
 
 @pytest.fixture
 def check(call_tool):
-    """Calls the tool, with two threads."""
+    """Call the tool with two threads."""
     return lambda *arguments: call_tool(
         'dataset_converters/check_dataset', *arguments, '--workers', 2
     )
 
 
 def tables(out: str) -> list[list[str]]:
-    """The cells of the tables' rows."""
+    """Return the cells of the table rows."""
     rows = (line for line in out.splitlines() if line.startswith('│'))
     return [[cell.strip() for cell in row.split('│')[1:-1]] for row in rows]
 
 
 def faults(done) -> list[str]:
-    """The lines that tell a fault; the last line counts them, and the exit code says so."""
+    """Return the lines that report faults; check their count in the last line and the exit code."""
     *lines, last = done.out.splitlines()
     found = [line for line in lines if line and line[0] not in '┏┡│└┃']
     assert last == f'faults: {len(found)}'
@@ -57,10 +57,10 @@ class TestCounts:
             ['test', '2', '11', '20', '1111', '256x144', '1'],
         ]
         assert faults(done) == [
-            'train: 3 clips with 32 frames, the published data set has 22 with 2103. Is all of it '
-            'there? For your own clips: --own',
-            'test: 2 clips with 20 frames, the published data set has 11 with 1111. Is all of it '
-            'there? For your own clips: --own',
+            'train: 3 clips with 32 frames, but the published data set has 22 with 2103. Check '
+            'that it is complete. For your own clips, use --own',
+            'test: 2 clips with 20 frames, but the published data set has 11 with 1111. Check '
+            'that it is complete. For your own clips, use --own',
         ]
 
     def test_one_split(self, check, sample_root):
@@ -68,7 +68,7 @@ class TestCounts:
         assert [row[0] for row in tables(done.out)] == ['test']
 
     def test_whole_data_set(self, check, tmp_path, lay_out, sample_root):
-        """The test set of KITTI, whose frames here are 9x7 pixels of a real one."""
+        """The KITTI test set, with 9x7 pixels of a real frame as each frame."""
         small = image(sample_root / 'train/gopro_walk_a/sharp/000050.png')[60:67, 100:109]
         for camera in ('image_2', 'image_3'):
             for scene in range(199):
@@ -116,16 +116,16 @@ class TestFaults:
     def deep(self, path):
         cv2.imwrite(str(path), image(path).astype(np.uint16) * 257)
         return (
-            f'{path} has 16 bits a channel; frames must have 8. Convert the clip to 8-bit images.'
+            f'{path} has 16 bits per channel; frames must have 8. Convert the clip to 8-bit images.'
         )
 
     def lower(self, path):
         cv2.imwrite(str(path), image(path)[:100])
-        return '254x100 pixels, the first frame of its clip has 254x144'
+        return '254x100 pixels, but the first frame of its clip has 254x144'
 
     def narrower(self, path):
         cv2.imwrite(str(path), image(path)[:, :200])
-        return '200x144 pixels, the first frame of its clip has 254x144'
+        return '200x144 pixels, but the first frame of its clip has 254x144'
 
     @pytest.mark.parametrize('kind', ['truncated', 'empty', 'grey', 'deep', 'lower', 'narrower'])
     @pytest.mark.parametrize('folder', ['blur', 'sharp'])
@@ -176,7 +176,7 @@ class TestFaults:
         found = faults(check('gopro', sample_root.parent))
         assert [line.split(':')[0] for line in found] == ['train', 'test']
         for line in found:
-            assert f"Is the data set's folder {sample_root}?" in line
+            assert f'Did you mean the folder {sample_root}?' in line
 
     def test_half_downloaded_archive(self, check, tmp_path, lay_out, sample_root):
         pair = [
@@ -186,7 +186,7 @@ class TestFaults:
             lay_out(tmp_path, 'dvd', clip, range(2), [pair])
         train, test = faults(check('dvd', tmp_path))
         assert train.startswith(
-            'train: 1 clips with 2 frames, the published data set has 61 with 5'
+            'train: 1 clips with 2 frames, but the published data set has 61 with 5'
         )
         assert test.startswith(f'test: nothing at {tmp_path}/{sorted(DVD_TEST_CLIPS)[4]}.')
 
@@ -221,8 +221,8 @@ class TestClipStore:
         content[1_000_000] ^= 0xFF
         file.write_bytes(content)
         assert self.check(check, real_store) == [
-            f'train/gopro_walk_a: {file} is damaged: its checksum is not that of the index. Delete '
-            'it and run the conversion again.'
+            f'train/gopro_walk_a: {file} is damaged: its checksum differs from that in the index. '
+            'Delete it and run the conversion again.'
         ]
 
     def test_truncated(self, check, real_store, file):
@@ -263,7 +263,7 @@ class TestStatistics:
         quantiles = (0, 0.25, 0.5, 0.75, 1)
         found = [float(cell) for cell in psnr[2:]]
         assert found == pytest.approx(np.quantile(psnrs, quantiles), abs=0.006)
-        # skimage's luma has other weights than BT.601, and is not rounded
+        # skimage's luma has other weights than BT.601 and is not rounded
         found = [float(cell) for cell in energy[2:]]
         assert found == pytest.approx(np.quantile(ratios, quantiles), rel=0.05)
         assert found[-1] < 0.9, 'the blurry frames are blurry'

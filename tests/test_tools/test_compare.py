@@ -1,4 +1,4 @@
-"""tools/compare.py: one table of many restorers."""
+"""tools/compare.py: one table for several restorers."""
 
 import contextlib
 import csv
@@ -34,7 +34,7 @@ def config(repo, tmp_path):
 
 @pytest.fixture
 def checkpoint(config, tmp_path):
-    """A network that restores what it sees, but for rounding."""
+    """A network that returns its input, apart from rounding."""
     model = MODELS.build(Config.fromfile(config).model)
     model.generator.tail[-1].weight.data.zero_()
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'identity.pth')
@@ -42,7 +42,7 @@ def checkpoint(config, tmp_path):
 
 
 def table(text: str) -> dict[str, list[str]]:
-    """Rows of the first table by their first cell."""
+    """Return the rows of the first table by their first cell."""
     rows = re.findall(r'^\| (.*) \|$', text, re.MULTILINE)
     cells = [[cell.strip() for cell in row.split('|')] for row in rows]
     end = next((i for i, row in enumerate(cells) if i and row[0] == 'PSNR, dB'), len(cells))
@@ -81,11 +81,11 @@ def test_from_end_to_end(call_tool, sample_root, config, checkpoint, tmp_path, r
 
     cost = json.loads((out / 'table.json').read_text())['identity']['cost']
     assert cost['parameters'] == sum(p.numel() for p in MODELS.build(NET).parameters())
-    # 3D: 1 map and 4, then two of a block, then 16, 16 and 1; nine taps each
+    # 3D convolutions to 1 and 4 maps; two of a block; then to 16, 16 and 1 maps; nine taps each
     macs = 9 * (3 * 3 * 1 * 1 + 3 * 1 * 4 + 2 * 4 * 4 + 4 * 16 + 16 * 16 + 16)
     assert cost['data']['clips']['macs'] == macs * 144 * 256
     assert cost['data']['clips']['fps'] > 0
-    # without gradients: a few maps of a frame at a time, not all of them
+    # without gradients only a few maps of a frame are kept at a time
     assert cost['data']['clips']['memory'] < 200e6
 
     grids = sorted((out / 'grids').iterdir())
@@ -112,7 +112,7 @@ def test_from_end_to_end(call_tool, sample_root, config, checkpoint, tmp_path, r
 
 
 class TestFingerprint:
-    """What makes a stored result void."""
+    """Changes that make a stored result invalid."""
 
     @pytest.fixture
     def mark(self, real_copy, config, tmp_path):
@@ -159,7 +159,7 @@ def test_what_it_did_not_make_is_left_alone(call_tool, sample_root, tmp_path):
     (mine / 'precious').touch()
     result = call_tool('compare', tmp_path, '--data', f'a={sample_root}:test')
     assert result.code == 1
-    assert 'no result of a comparison' in result.err
+    assert 'was not made by a comparison' in result.err
     assert (mine / 'precious').exists()
 
 
@@ -167,13 +167,13 @@ def test_what_it_did_not_make_is_left_alone(call_tool, sample_root, tmp_path):
     ('arguments', 'message'),
     [
         (['--data', 'clips'], '--data takes NAME=ROOT:SPLIT'),
-        (['--data', 'a=x:test', '--data', 'a=x:test'], "the name 'a' is taken"),
+        (['--data', 'a=x:test', '--data', 'a=x:test'], "the name 'a' is already taken"),
         (['--data', 'a=x:test', '--method', 'm'], '--method takes NAME=CONFIG'),
-        (['--data', 'a=x:test', '--method', 'm=no.py'], 'there is no file no.py'),
-        (['--data', 'a=x:test', '--method', 'input=README.md'], "the name 'input' is taken"),
-        (['--data', 'a/b=x:test'], "'a/b' names a folder"),
+        (['--data', 'a=x:test', '--method', 'm=no.py'], 'no.py is not a file'),
+        (['--data', 'a=x:test', '--method', 'input=README.md'], "'input' is already taken"),
+        (['--data', 'a/b=x:test'], "'a/b' must not contain / or |"),
         (['--data', 'a=nowhere:test'], 'nowhere'),
-        (['--data', 'a=x:test', '--device', 'gpu'], "'gpu' is no device"),
+        (['--data', 'a=x:test', '--device', 'gpu'], "'gpu' is not a device"),
     ],
 )
 def test_bad_input(call_tool, tmp_path, arguments, message):
@@ -201,7 +201,7 @@ def test_no_process_outlives_a_killed_one(repo, sample_root, config, checkpoint,
     def session() -> set[int]:
         found = set()
         for stat in Path('/proc').glob('[0-9]*/stat'):
-            with contextlib.suppress(OSError):  # it has ended meanwhile
+            with contextlib.suppress(OSError):  # it has ended in the meantime
                 state, _, _, leader = stat.read_text().rpartition(')')[2].split()[:4]
                 if int(leader) == parent.pid and state != 'Z':
                     found.add(int(stat.parent.name))
@@ -213,8 +213,8 @@ def test_no_process_outlives_a_killed_one(repo, sample_root, config, checkpoint,
             time.sleep(0.2)
         assert condition()
 
-    wait_for(lambda: (tmp_path / 'out' / 'methods' / 'm').exists(), 400)  # busy machines
-    wait_for(lambda: len(session()) >= 3, 30)  # itself, one that scores, one that restores
+    wait_for(lambda: (tmp_path / 'out' / 'methods' / 'm').exists(), 400)  # long, for busy machines
+    wait_for(lambda: len(session()) >= 3, 30)  # the tool, a scoring and a restoring process
     parent.kill()
     parent.wait()
     wait_for(lambda: not session(), 30)
@@ -230,7 +230,7 @@ def test_data_at_fault_are_told_not_tabled(call_tool, real_copy, tmp_path):
 
 
 def test_layout_with_arguments(call_tool, real_copy, tmp_path):
-    """Of one's own pairs, which patterns find."""
+    """Own pairs that are found by patterns."""
     result = call_tool(
         'compare', tmp_path / 'out', '--data', f'own={real_copy}:train', '--layout', 'patterns',
         '--layout-args', 'blurry={split}/{clip}/blur/{frame}.*',

@@ -15,7 +15,7 @@ from dblrgan_mm.inference.int8 import has_int8
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch):
-    """Not one of several processes, whoever runs the tests."""
+    """Run as a single process, even if a job of several processes runs the tests."""
     for name in ('RANK', 'SLURM_ARRAY_TASK_ID', 'SLURM_STEP_NUM_TASKS'):
         monkeypatch.delenv(name, raising=False)
 
@@ -46,7 +46,7 @@ class TestOneClip:
     def test_folder(self, call_tool, folder, tmp_path, dtype):
         result = call_tool('deblur', folder, tmp_path / 'out', '--dtype', dtype)
         assert (result.code, result.out) == (0, f'{tmp_path / "out"}: 5 frames restored\n')
-        assert 'weights of the package: trained on ' in result.err
+        assert 'weights that come with the package, trained on ' in result.err
         restored = frames_of(tmp_path / 'out')
         given = frames_of(folder)
         expected = Deblurrer.from_checkpoint(device='cpu', dtype=dtype)(given)
@@ -86,7 +86,7 @@ class TestOneClip:
         assert result.code == 1
         count = int(result.out.split(': ')[1].split()[0])
         assert 17 <= count <= 20
-        assert f'the {count} frames that can be read were restored' in result.err
+        assert f'the {count} readable frames were restored' in result.err
         with av.open(str(tmp_path / 'out.mp4')) as container:
             assert len(list(container.decode(video=0))) == count
 
@@ -95,13 +95,13 @@ class TestOneClip:
         [
             (('none.mp4', 'out.mp4'), 'none.mp4: no such file or folder; check the path'),
             (('clip.mp4', 'clip.mp4'), 'is the input'),
-            (('clip.mp4', 'far/away.mp4'), 'does not exist; make it first'),
+            (('clip.mp4', 'far/away.mp4'), 'does not exist; create it first'),
             (('clip.mp4', 'out.mp4', '--device', 'cuda:77'), 'there is no device cuda:77'),
             (('clip.mp4', 'out.mp4', '--checkpoint', 'no.pth'), 'no checkpoint'),
             (('clip.mp4', 'out.mp4', '--checkpoint', 'clip.mp4'), 'not a checkpoint, or damaged'),
-            (('clip.mp4', 'out.mp4', '--codec', 'ffv1'), 'ffv1 is stored in .mkv'),
-            (('clip.mp4', 'frames', 'out.mp4'), '2 inputs need a folder to go to'),
-            (('frames', 'frames/out'), 'lies in the input'),
+            (('clip.mp4', 'out.mp4', '--codec', 'ffv1'), 'ffv1 can only be stored in .mkv'),
+            (('clip.mp4', 'frames', 'out.mp4'), '2 inputs need a folder as output'),
+            (('frames', 'frames/out'), 'is inside the input'),
         ],
     )
     def test_what_cannot_be(self, call_tool, video, tmp_path, monkeypatch, arguments, message):
@@ -145,7 +145,7 @@ class TestManyClips:
         assert 'c.avi: not a video that can be read' in result.err
         assert 'error: 1 of 3 inputs failed' in result.err
         again = call_tool('deblur', given, tmp_path / 'out')
-        assert again.out.count('is there') == 2
+        assert again.out.count('already exists, skipped') == 2
 
     def test_processes_share_them(self, call_tool, video, tmp_path, monkeypatch):
         given = tmp_path / 'given'
@@ -168,7 +168,7 @@ class TestManyClips:
     @pytest.mark.parametrize(
         ('environment', 'made', 'told'),
         [
-            # a batch script without srun is one process, whatever its job has
+            # a batch script without srun is one process, even if its job has several tasks
             (dict(SLURM_PROCID=0, SLURM_NTASKS=2), 'ab', ''),
             (dict(SLURM_PROCID=1, SLURM_STEP_NUM_TASKS=2), 'b', 'process 1 of 2: 1 of 2 inputs'),
             (
@@ -179,7 +179,7 @@ class TestManyClips:
                     SLURM_ARRAY_TASK_COUNT=3,
                 ),
                 '',
-                'error: the Slurm array has gaps, so inputs would be left out',
+                'error: the Slurm array has gaps, so inputs would be skipped',
             ),
         ],
         ids=['no step', 'step', 'gaps'],
@@ -224,7 +224,7 @@ class TestManyClips:
         video.rename(given / 'a.mp4')
         result = call_tool('deblur', given, given, '--overwrite')
         assert result.code == 1
-        assert 'a.mp4: is the input; give another output' in result.err
+        assert 'a.mp4: is the input; choose another output' in result.err
 
     def test_same_name_twice(self, call_tool, video, tmp_path):
         (tmp_path / 'other').mkdir()
@@ -232,7 +232,7 @@ class TestManyClips:
         other.write_bytes(video.read_bytes())
         result = call_tool('deblur', video, other, tmp_path / 'out')
         assert result.code == 1
-        assert 'would both become' in result.err
+        assert 'would both be written to' in result.err
 
 
 def test_a_stopped_run_goes_on(call_tool, folder, tmp_path, monkeypatch):
@@ -250,7 +250,7 @@ def test_a_stopped_run_goes_on(call_tool, folder, tmp_path, monkeypatch):
         patch.setattr(restore_clip, 'restored_frames', stopping)
         result = call_tool('deblur', folder, tmp_path / 'out')
     assert result.code == 1
-    assert 'the same command with --resume goes on there' in result.err
+    assert 'the same command with --resume to continue' in result.err
     assert not (tmp_path / 'out').exists()
     assert len(list((tmp_path / 'out.part' / 'frames').iterdir())) == 3
     assert call_tool('deblur', folder, tmp_path / 'out', '--resume').code == 0
@@ -267,7 +267,7 @@ def test_help_answers_at_once_and_mmagic_is_not_imported(repo, folder, tmp_path)
     subprocess.run(
         [sys.executable, repo / 'tools' / 'deblur.py', '--help'], check=True, stdout=subprocess.PIPE
     )
-    assert time.perf_counter() - begin < 3  # 0.3 s on a quiet machine; torch alone takes 3 s
+    assert time.perf_counter() - begin < 3  # 0.3 s on an idle machine; importing torch takes 3 s
     script = (
         'import runpy, sys\n'
         f'sys.argv = ["deblur.py", {str(folder)!r}, {str(tmp_path / "out")!r}]\n'

@@ -1,4 +1,4 @@
-"""Two processes without a GPU, by the shell scripts."""
+"""The shell scripts start two processes without a GPU."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""`make gpu` without a GPU: parts that fail, calls that end, what is packed, the plain loop."""
+"""`make gpu` without a GPU: failing parts, ending calls, packing, and the plain loop."""
 
 import importlib.util
 import json
@@ -49,7 +49,7 @@ def part(*result, error: Exception | None = None):
 
 @pytest.fixture
 def call(tool, tmp_path, monkeypatch, capsys):
-    """Calls `run.py` with other parts; exit code, printed text and status."""
+    """Call `run.py` with other parts; returns exit code, printed text and status."""
 
     def main(parts=None, *arguments) -> SimpleNamespace:
         if parts is not None:
@@ -98,7 +98,7 @@ class TestParts:
         assert 'stopped at a: no GPU: x' in done.out
         assert 'b' not in done.status['parts']
         done = call(parts)
-        assert 'a failed before: no GPU: x; mend it, delete' in done.out
+        assert 'a failed before: no GPU: x; fix it, delete' in done.out
 
     def test_are_done_once(self, call):
         parts = [('a', part('done', ''), 0, True), ('b', part('failed', ''), 0, False)]
@@ -112,8 +112,8 @@ class TestParts:
         done = call(parts, '--minutes', 0)
         assert done.code == 0
         assert done.status['parts']['a']['state'] == 'skipped'
-        assert 'out of time: the 0.0 minutes are over' in done.out
-        assert 'b was left out: out of time' in done.status['flags']
+        assert 'out of time: the 0.0 minutes are up' in done.out
+        assert 'b was skipped: out of time' in done.status['flags']
 
     def test_left_out(self, call):
         parts = [('machine', part('done', ''), 0, False), ('tests', part('done', ''), 0, False)]
@@ -126,7 +126,7 @@ class TestCalls:
         parts = [('a', part('done', ''), 0, False), ('b', part('done', ''), 100, False)]
         done = call(parts, '--call-minutes', 0.3)
         assert done.code == 0
-        assert 'this call is over before b; repeat the same command' in done.out
+        assert 'no time left in this call for b; repeat the same command' in done.out
         assert not done.status['finished']
         done = call(parts, '--call-minutes', 9)
         assert done.status['finished']
@@ -141,10 +141,10 @@ class TestCalls:
         tool.SPARE = 0
         for times in (1, 2):
             done = call(parts, '--call-minutes', 0.01)
-            assert 'this call is over within slow, which goes on; repeat' in done.out
+            assert 'this call ended during slow, which continues; repeat' in done.out
             assert done.status['facts']['times'] == times
         done = call(parts, '--call-minutes', 9)
-        assert done.status['parts']['slow']['note'] == 'two calls ended in the middle of it'
+        assert done.status['parts']['slow']['note'] == 'two calls ended while it was running'
         assert done.status['parts']['after']['state'] == 'done'
 
     def test_a_command_that_takes_too_long(self, call):
@@ -154,7 +154,7 @@ class TestCalls:
 
         done = call([('slow', slow, 0, False)])
         assert done.status['parts']['slow']['state'] == 'failed'
-        assert 'it took too long, or the time is over' in done.out
+        assert 'it took too long, or the time is up' in done.out
 
     def test_sigterm_ends_the_part_and_leaves_a_report(self, call, tmp_path):
         def stopped(run):
@@ -170,7 +170,7 @@ class TestCalls:
 class TestMachine:
     @pytest.mark.slow
     def test_no_gpu(self, tmp_path):
-        """The whole of it, as it is called."""
+        """The whole tool, started as a command."""
         environment = dict(os.environ, CUDA_VISIBLE_DEVICES='')
         done = subprocess.run(
             [sys.executable, GPU / 'run.py', '--work', tmp_path],
@@ -178,7 +178,7 @@ class TestMachine:
         )  # fmt: skip
         assert done.returncode == 1
         line = done.stdout.splitlines()[-2]
-        assert line.startswith('stopped at machine: no GPU: torch sees none. Start this on a')
+        assert line.startswith('stopped at machine: no GPU: torch sees none. Use a machine')
         assert 'make gpu-dry' in line
         assert line in (tmp_path / 'out' / 'report.md').read_text()
 
@@ -212,7 +212,7 @@ class TestMachine:
         assert done.status['parts']['rate'] | dict(seconds=0) == dict(
             state='done', seconds=0, note='2.00 steps/s'
         )
-        assert done.status['flags'][-1] == 'memory ran out: batch divided by 4'
+        assert done.status['flags'][-1] == 'out of memory: batch size divided by 4'
 
 
 class TestTraining:
@@ -229,7 +229,7 @@ class TestTraining:
         code = 'import time; time.sleep(6); print("trained")'
         monkeypatch.setattr(tool, 'training_command', lambda *_, **__: ['-c', code])
         done = call(parts, '--call-minutes', 0.04)
-        assert 'this call is over within train, which goes on; repeat' in done.out
+        assert 'this call ended during train, which continues; repeat' in done.out
         done = call(parts, '--call-minutes', 1)
         assert done.status['parts']['train']['state'] == 'done'
         assert done.status['facts']['starts'] == 1
@@ -402,7 +402,7 @@ class TestConfigs:
 
 @pytest.mark.slow
 def test_dry_run(tmp_path):
-    """What `make gpu-dry` does, but for the benchmarks."""
+    """What `make gpu-dry` does, without the benchmarks."""
     done = subprocess.run(
         [sys.executable, GPU / 'run.py', '--device', 'cpu', '--work', tmp_path, '--skip', 'imports',
          'tests', 'benchmark_infer', 'benchmark_train'],

@@ -1,4 +1,4 @@
-"""Every config of a data set trains, validates and tests on a small tree with that set's names."""
+"""Every config of a data set trains, validates and tests on a small tree in its layout."""
 
 import functools
 import json
@@ -9,10 +9,9 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from mmengine.config import Config, config
+from mmengine.config import Config
 
 from dblrgan_mm.clips.layouts import DVD_TEST_CLIPS
-from dblrgan_mm.engine import hooks
 from dblrgan_mm.engine.hooks import read_scalars
 
 pytestmark = pytest.mark.slow
@@ -23,18 +22,9 @@ TRAINED = [name for name in NAMES if not name.endswith('_kitti')]
 TESTED_ONLY = [name for name in NAMES if name.endswith('_kitti')]
 
 
-@pytest.fixture(scope='module', autouse=True)
-def _no_trimmings():
-    """Curves, and the dumped config's line breaks, take longer than training here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config, 'FormatCode', lambda text, **_: (text, False))
-        patch.setattr(hooks, 'plot_curves', lambda *arguments, **keywords: None)
-        yield
-
-
 @pytest.fixture(scope='module')
 def pairs(sample_root) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pieces of real frames, 64x48, blurry and sharp, BGR."""
+    """Crops of real frames, 64x48, blurry and sharp, BGR."""
     clip = sample_root / 'train' / 'gopro_walk_a'
     frames = [sorted((clip / folder).iterdir()) for folder in ('blur', 'sharp')]
     return [
@@ -45,9 +35,9 @@ def pairs(sample_root) -> list[tuple[np.ndarray, np.ndarray]]:
 
 @pytest.fixture(scope='module')
 def tree(tmp_path_factory, lay_out, pairs) -> Callable[[str], SimpleNamespace]:
-    """A small data set in the form of a config's: its root, and the files of the test pairs.
+    """Make a small data set in a config's layout; returns its root and the files of the test pairs.
 
-    Clips for training have six frames, those for validation and test three.
+    Training clips have six frames, clips for validation and test mostly three.
     """
 
     @functools.cache
@@ -86,7 +76,7 @@ def tree(tmp_path_factory, lay_out, pairs) -> Callable[[str], SimpleNamespace]:
 
 
 def tiny(name: str) -> list[str]:
-    """Tiny networks and no workers."""
+    """Return options for tiny networks and no workers."""
     options = ['model.generator.mid_channels=4', 'model.generator.num_blocks=1']
     if name.startswith('dblrgan'):
         options += ['model.discriminator.conv_channels=((4,),(4,))']
@@ -98,7 +88,7 @@ def tiny(name: str) -> list[str]:
     return ['--cfg-options', *options]
 
 
-# two iterations, and a validation on two frames
+# two iterations and a validation on two frames
 SHORT = (
     'randomness.seed=0',
     'train_dataloader.batch_size=2',
@@ -112,7 +102,7 @@ SHORT = (
 
 @pytest.fixture(scope='module')
 def train(tmp_path_factory, call_tool, tree) -> Callable[..., SimpleNamespace]:
-    """Trains a config once: what the tool said, and the work dir."""
+    """Train each config once; returns its work dir and data root."""
 
     @functools.cache
     def run(name: str, root: Path | None = None) -> SimpleNamespace:
@@ -130,7 +120,7 @@ def train(tmp_path_factory, call_tool, tree) -> Callable[..., SimpleNamespace]:
 
 @pytest.fixture
 def score(tmp_path, call_tool) -> Callable[..., dict[str, float]]:
-    """The scores of a checkpoint by tools/test.py."""
+    """Return the scores of a checkpoint, measured by tools/test.py."""
 
     def run(name: str, work_dir: Path, root: Path, *options: str) -> dict[str, float]:
         checkpoint = (work_dir / 'last_checkpoint').read_text()
@@ -146,7 +136,7 @@ def score(tmp_path, call_tool) -> Callable[..., dict[str, float]]:
 
 
 def blurry_psnr(pairs: list[list[Path]]) -> float:
-    """Mean PSNR of the blurry frames, by OpenCV."""
+    """Return the mean PSNR of the blurry frames, computed by OpenCV."""
     assert pairs
     return float(np.mean([cv2.PSNR(*(cv2.imread(str(path)) for path in pair)) for pair in pairs]))
 
@@ -193,7 +183,7 @@ def test_kitti_cannot_be_trained_on(name, tree, call_tool, tmp_path):
 
 
 def test_from_a_clip_store(tree, train, score, call_tool, tmp_path):
-    """The same losses and scores as from the image files, to the last digit."""
+    """Losses and scores are identical to those from the image files."""
     name, data = 'dblrgan_gopro', tree('gopro')
     store = tmp_path / 'store'
     assert call_tool('dataset_converters/make_clip_store', 'gopro', data.root, store).code == 0
@@ -209,7 +199,7 @@ def test_from_a_clip_store(tree, train, score, call_tool, tmp_path):
 
 
 def test_frames_that_dbn_scores(train, score, lay_out, pairs, tmp_path):
-    """The command of docs/dvd.md, on test clips of 98 frames that change from frame to frame."""
+    """The command in docs/dvd.md, on test clips of 98 frames that differ from frame to frame."""
     by_matlab = (
         2, 5, 8, 11, 15, 18, 21, 24, 28, 31, 34, 38, 41, 44, 47, 51, 54, 57, 60, 64, 67, 70, 74,
         77, 80, 83, 87, 90, 93, 97,

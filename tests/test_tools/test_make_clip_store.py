@@ -1,4 +1,4 @@
-"""tools/dataset_converters/make_clip_store.py: whole, stopped, on full disks, of wrong sources."""
+"""make_clip_store.py: complete runs, stopped runs, full disks and wrong sources."""
 
 import errno
 import shutil
@@ -18,7 +18,7 @@ from dblrgan_mm.files import sole_writer
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'dataset_converters' / 'make_clip_store.py'
 
-# the tool, killed when it reads its n-th frame
+# runs the tool and kills it when it reads its n-th frame
 KILLED = """
 import os, runpy, signal, sys
 from dblrgan_mm.clips import clip_store
@@ -43,7 +43,7 @@ def store(tmp_path) -> Path:
 
 @pytest.fixture
 def convert(call_tool, sample_root, store):
-    """Calls the tool with one thread; by default on the bundled clips."""
+    """Call the tool with one thread, by default on the bundled clips."""
 
     def call(*options, root=sample_root, layout='gopro', to=store) -> SimpleNamespace:
         tool = 'dataset_converters/make_clip_store'
@@ -53,7 +53,7 @@ def convert(call_tool, sample_root, store):
 
 
 def files(folder) -> dict[str, int]:
-    """When each file below a folder was last written; without the lock."""
+    """Return the modification time of each file below a folder, except the lock."""
     return {
         path.relative_to(folder).as_posix(): path.stat().st_mtime_ns
         for path in folder.rglob('*')
@@ -62,7 +62,7 @@ def files(folder) -> dict[str, int]:
 
 
 def error(done) -> str:
-    """The one line that ends a refused conversion; progress bars are no lines of their own."""
+    """Return the error line of a refused conversion, without the progress bars."""
     assert done.code == 1
     assert 'converted' not in done.out
     line = done.err.rstrip('\n').replace('\r', '\n').splitlines()[-1]
@@ -95,7 +95,7 @@ class TestWhole:
     def test_then_train_on_it(self, convert, store, sample_root):
         done = convert()
         assert done.code == 0, done.err
-        assert done.out == f'5 clips converted, 0 were there: {store}\n'
+        assert done.out == f'5 clips converted, 0 already existed: {store}\n'
         assert set(files(store)) == ALL
         same_as_images(store, sample_root)
         dataset = VideoClipDataset(data_root=str(store), split='train')
@@ -113,16 +113,16 @@ class TestWhole:
         convert()
         before = {name: time for name, time in files(store).items() if name != 'index.json'}
         done = convert()
-        assert done.out == f'0 clips converted, 5 were there: {store}\n'
+        assert done.out == f'0 clips converted, 5 already existed: {store}\n'
         after = files(store)
         assert {name: after[name] for name in before} == before
         assert len(clip_store.load_clips('gopro', store, 'train')) == 3
 
     def test_splits_one_after_the_other(self, convert, store, sample_root):
-        assert convert('--split', 'test').out.startswith('2 clips converted, 0 were there')
+        assert convert('--split', 'test').out.startswith('2 clips converted, 0 already existed')
         with pytest.raises(DatasetError, match="no split 'train', only test"):
             clip_store.load_clips('gopro', store, 'train')
-        assert convert('--split', 'train').out.startswith('3 clips converted, 0 were there')
+        assert convert('--split', 'train').out.startswith('3 clips converted, 0 already existed')
         same_as_images(store, sample_root)
 
     @pytest.mark.parametrize('damage', ['deleted', 'truncated'])
@@ -133,7 +133,7 @@ class TestWhole:
             file.unlink()
         else:
             file.write_bytes(file.read_bytes()[:-1])
-        assert convert().out == f'1 clips converted, 4 were there: {store}\n'
+        assert convert().out == f'1 clips converted, 4 already existed: {store}\n'
         same_as_images(store, sample_root)
 
     def test_frames_added_to_a_clip(self, convert, store, real_copy):
@@ -174,7 +174,7 @@ class TestWhole:
         np.testing.assert_array_equal(clip_store.map_frame(clip.sharp[2]), frame[..., ::-1])
 
     def test_single_clip_without_a_name(self, convert, store, real_copy):
-        """One's own clip, by a pattern that has neither {clip} nor {split}."""
+        """An own clip, found by a pattern with neither {clip} nor {split}."""
         root = real_copy / 'train' / 'gopro_walk_a'
         patterns = dict(blurry='blur/{frame}.png', sharp='sharp/{frame}.png')
         options = [f'{side}={pattern}' for side, pattern in patterns.items()]
@@ -185,7 +185,7 @@ class TestWhole:
 
 
 class TestStopped:
-    """What was begun is no data set; the same command goes on."""
+    """A partial store is not a data set; the same command continues it."""
 
     def test_interrupted(self, convert, store, sample_root, monkeypatch):
         honest, calls = clip_store.write_clip, []
@@ -205,7 +205,7 @@ class TestStopped:
         for split in ('train', 'test'):
             with pytest.raises(DatasetError, match=f"holds only part of split '{split}'"):
                 VideoClipDataset(data_root=str(store), split=split)
-        assert convert().out == f'3 clips converted, 2 were there: {store}\n'
+        assert convert().out == f'3 clips converted, 2 already existed: {store}\n'
         after = files(store)
         assert set(after) == ALL
         for name in ('train/gopro_walk_a.npy', 'train/gopro_walk_b.npy'):
@@ -213,8 +213,8 @@ class TestStopped:
         same_as_images(store, sample_root)
 
     def test_killed(self, convert, store, sample_root):
-        """By SIGKILL while it reads the seventh frame of the third clip."""
-        frame = 5 + 24 + 20 + 7  # one a clip for the room that is needed
+        """SIGKILL while it reads the seventh frame of the third clip."""
+        frame = 5 + 24 + 20 + 7  # first one frame per clip, to compute the space needed
         command = [TOOL, 'gopro', sample_root, store, '--workers', '1', str(frame)]
         killed = subprocess.run([sys.executable, '-c', KILLED, *command], capture_output=True)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -251,8 +251,8 @@ class TestDisk:
     def test_no_room_is_told_before_anything_is_written(self, convert, store, monkeypatch):
         self.free(monkeypatch, self.NEEDED - 1)
         assert error(convert()) == (
-            f'11 MB are needed in {store}, and its disk has 11 MB free: make room, or choose a '
-            'folder on another disk'
+            f'11 MB are needed in {store}, but its disk has 11 MB free: free some space, or choose '
+            'a folder on another disk'
         )
         assert files(store) == {}
         self.free(monkeypatch, self.NEEDED)
@@ -266,7 +266,7 @@ class TestDisk:
 
     @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT])
     def test_full_in_the_middle(self, convert, store, sample_root, monkeypatch, number):
-        """While the 17th frame of the second clip would be written."""
+        """The disk becomes full at the 17th frame of the second clip."""
         honest, written = clip_store._HashedFile.write, []
 
         def write(file, data):
@@ -279,17 +279,17 @@ class TestDisk:
             patch.setattr(clip_store._HashedFile, 'write', write)
             done = convert()
         assert error(done) == (
-            f'the disk of {store} is full. What is finished there is whole and stays; make room '
-            'and run the same command again to go on'
+            f'the disk of {store} is full. Finished files are kept; free some space and run the '
+            'same command again to continue'
         )
         before = files(store)
         assert set(before) == {'train/gopro_walk_a.npy', 'index.json'}
-        assert convert().out == f'4 clips converted, 1 were there: {store}\n'
+        assert convert().out == f'4 clips converted, 1 already existed: {store}\n'
         assert files(store)['train/gopro_walk_a.npy'] == before['train/gopro_walk_a.npy']
         same_as_images(store, sample_root)
 
     def test_full_before_the_first_clip(self, convert, store, sample_root, monkeypatch):
-        """A quota, which the free room of the disk does not show."""
+        """A quota is exceeded; the free space of the disk does not show it."""
 
         def full(*_):
             raise OSError(errno.EDQUOT, 'Disk quota exceeded')
@@ -314,24 +314,24 @@ class TestRefused:
     def test_store_is_not_empty(self, convert, store):
         store.mkdir(parents=True)
         (store / 'thesis.tex').write_text('x')
-        message = f'{store} is not empty and no clip store; choose another folder'
+        message = f'{store} is neither empty nor a clip store; choose another folder'
         assert error(convert()) == message
         assert set(files(store)) == {'thesis.tex'}
 
     def test_data_set_in_place_of_the_store(self, convert, real_copy):
         before = files(real_copy)
         message = error(convert('--split', 'train', root=real_copy, to=real_copy))
-        assert message == f'{real_copy} is not empty and no clip store; choose another folder'
+        assert message == f'{real_copy} is neither empty nor a clip store; choose another folder'
         assert files(real_copy) == before
 
     def test_source_is_a_store(self, convert, sample_store, store):
         assert error(convert(root=sample_store)) == (
-            f'{sample_store} is a clip store; give the data set that it was made from'
+            f'{sample_store} is a clip store; give the data set it was made from'
         )
         assert not store.exists()
 
     def test_wrong_root(self, convert, sample_root, store):
-        assert f"Is the data set's folder {sample_root}?" in error(convert(root=sample_root.parent))
+        assert f'Did you mean the folder {sample_root}?' in error(convert(root=sample_root.parent))
         assert not store.exists()
 
     def test_missing_partner(self, convert, real_copy, store):
@@ -357,7 +357,7 @@ class TestRefused:
         before = files(store)
         assert error(convert('--split', 'train', '--unpaired', root=real_copy)) == (
             f'{store} holds the sharp frames of clip gopro_walk_a, which would be lost; choose '
-            'another folder, or leave out --unpaired'
+            'another folder, or omit --unpaired'
         )
         assert files(store) == before
 
@@ -375,7 +375,7 @@ class TestRefused:
         options = ('--split', 'train', '--layout-args', 'blur=blur_gamma')
         message = error(convert(*options, root=real_copy))
         assert message.startswith(f'the clip store {store} was made from the gopro layout with no ')
-        assert "asked for is gopro with {'blur': 'blur_gamma'}" in message
+        assert "but gopro with {'blur': 'blur_gamma'} was requested" in message
         assert files(store) == before
 
     def test_other_data_set_of_the_same_layout(self, convert, store, real_copy):
@@ -388,7 +388,7 @@ class TestRefused:
     def test_index_of_something_else(self, convert, store):
         store.mkdir(parents=True)
         (store / 'index.json').write_text('{"pages": []}')
-        assert f'{store}/index.json is no index of a clip store' in error(convert())
+        assert f'{store}/index.json is not a clip store index' in error(convert())
         assert (store / 'index.json').read_text() == '{"pages": []}'
 
     def test_unknown_split(self, convert, store):

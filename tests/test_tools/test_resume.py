@@ -1,4 +1,4 @@
-"""A run that was killed, or stopped, ends in the weights of one that was not, bit for bit."""
+"""A killed or stopped run that resumes ends with bitwise the same weights as an unstopped one."""
 
 import errno
 import importlib.util
@@ -46,14 +46,14 @@ def load_soak():
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Between the last checkpoints of two work dirs."""
+    """Return the differences between the last checkpoints of two work dirs."""
     last = (launch.newest_checkpoint(str(folder)) for folder in (one, other))
     return load_soak().differences(*(read_content(Path(path)) for path in last))
 
 
 @HOOKS.register_module()
 class SignalHook(Hook):
-    """Sends this process a signal after an iteration."""
+    """Sends a signal to this process after an iteration."""
 
     def __init__(self, iteration: int, number: int) -> None:
         self.iteration, self.number = iteration, number
@@ -73,12 +73,12 @@ class InterruptedValidationHook(Hook):
 
 @pytest.fixture
 def train(call_tool, tmp_path):
-    """Trains into a folder of tmp_path; returns it with the tool's answer."""
+    """Train into a folder of tmp_path; returns the folder and the tool's result."""
 
     count = itertools.count()
 
     def run(name: str, *options: str, arguments: tuple = (), length: int = LENGTH):
-        # MMEngine's loggers are of one name in each second
+        # MMEngine names a logger by the second at which it starts; give each a unique name
         limits = [
             f'experiment_name={tmp_path.name}_{next(count)}',
             f'train_cfg.max_iters={length}',
@@ -110,11 +110,11 @@ class TestExactResume:
         ids=['plain', 'accumulation', 'bfloat16', 'compile'],
     )  # fmt: skip
     def test_kill_and_resume(self, train, options):
-        """With another number of workers after the resume."""
+        """Resumes with another number of workers."""
         whole, done = train('whole', *options)
         assert done.code == 0, done.err
         parts, done = train('parts', *options)
-        # as if it had been killed after iteration 8, with the checkpoint of 8 being written
+        # as if killed after iteration 8, while its checkpoint was being written
         for file in parts.glob('iter_1*.pth'):
             file.unlink()
         (parts / 'iter_8.pth').write_bytes((parts / 'iter_8.pth').read_bytes()[:1000])
@@ -122,8 +122,8 @@ class TestExactResume:
         workers = 'train_dataloader.num_workers=2'
         _, done = train('parts', workers, *options, arguments=('--resume',))
         assert done.code == 0, done.err
-        assert 'The one before it is taken' in done.err
-        assert 'Training goes on behind 6 iterations' in done.out
+        assert 'Using the checkpoint before it' in done.err
+        assert 'Resuming after iteration 6' in done.out
         assert (parts / f'iter_{LENGTH}.pth').is_file()
         assert differences(whole, parts) == []
 
@@ -133,7 +133,7 @@ class TestExactResume:
         assert any(place.startswith('state_dict.generator') for place in differences(one, other))
 
     def test_a_validation_that_a_kill_prevented(self, train):
-        """It averages what processes validate, and finds the best checkpoint."""
+        """The resume repeats it: it averages the processes' buffers and finds the best weights."""
         whole, _ = train('whole')
         parts, done = train('parts', 'default_hooks.kill.type=InterruptedValidationHook')
         assert done.code == 130
@@ -149,7 +149,7 @@ class TestExactResume:
         options = ('default_hooks.kill.type=SignalHook', 'default_hooks.kill.iteration=7', hook)
         parts, done = train('parts', *options)
         assert done.code == 0
-        assert 'Stopped by SIGTERM after iteration 7; the same command with --resume' in done.out
+        assert 'Stopped by SIGTERM after iteration 7; run the same command with' in done.out
         assert (parts / 'iter_7.pth').is_file()
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         _, done = train('parts', arguments=('--resume',))
@@ -178,7 +178,7 @@ class TestFaults:
     def test_accumulation_that_does_not_fit(self, train):
         _, done = train('run', 'optim_wrapper.generator.accumulative_counts=5')
         assert done.code == 1
-        assert 'error: train_cfg.max_iters=12 is no multiple of the 5 iterations' in done.err
+        assert 'error: train_cfg.max_iters=12 is not a multiple of the 5 iterations' in done.err
 
     def test_another_sampler(self, train):
         _, done = train('run', 'train_dataloader.sampler.type=InfiniteSampler')
@@ -187,7 +187,7 @@ class TestFaults:
 
     @pytest.mark.parametrize('until', [6, 100])
     def test_full_disk(self, train, monkeypatch, until):
-        """Full from the second checkpoint on, for two of them or to the end."""
+        """The disk is full from the second checkpoint on, for two checkpoints or until the end."""
         put = WholeFileBackend.put
         full = [f'iter_{i}.pth' for i in range(4, until + 1)]
         if until == 6:
@@ -199,13 +199,13 @@ class TestFaults:
             put(self, content, path)
 
         monkeypatch.setattr(WholeFileBackend, 'put', fail)
-        # in the second case the last validation, which finds no better one, writes nothing
+        # in the second case the last validation finds no better checkpoint and writes nothing
         rule = 'greater' if until == 6 else 'less'
         folder, done = train('run', 'default_hooks.checkpoint.max_keep_ckpts=1',
                              f'default_hooks.checkpoint.rule={rule}')  # fmt: skip
         assert f'The checkpoint of iteration 4 could not be written to {folder} (' in done.out
         assert 'No space left on device' in done.out
-        assert f'the last whole one is {folder / "iter_2.pth"}. Make room' in done.out
+        assert f'the last complete checkpoint is {folder / "iter_2.pth"}. Free some' in done.out
         names = {path.name for path in folder.glob('*.pth')}
         if until == 6:
             assert done.code == 0
@@ -229,7 +229,7 @@ class TestFaults:
         assert done.code == 0, done.err
         assert f'{frame} ' in done.out
         assert 'Window skipped, 1 so far: clip gopro_walk_a' in done.out
-        assert ' windows were skipped since this command began' in done.out
+        assert ' were skipped since this command started' in done.out
         again, _ = train('again', *options, 'train_dataloader.dataset.unreadable=skip')
         assert differences(folder, again) == []
 
@@ -245,10 +245,10 @@ class TestFaults:
         assert len(list(folder.glob('non_finite_iter_*_rank0.json'))) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(('processes', 'kills'), [(1, 2), (3, 1)])
 def test_soak(tmp_path, processes, kills):
-    """A few of the kills that ``tools/soak.py`` makes by the dozen."""
+    """A few of the dozens of kills of ``tools/soak.py``."""
     options = [*TINY, 'train_cfg.max_iters=120', 'train_cfg.val_interval=60',
                'train_dataloader.num_workers=1']  # fmt: skip
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Behaviour of tools/dataset_converters/synthesize_blur.py on a real frame that moves as told."""
+"""tools/dataset_converters/synthesize_blur.py on a real frame with known motion."""
 
 import errno
 import importlib.util
@@ -32,15 +32,15 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / 'tools/dataset_converters/synthesize_blur.py'
 SHARP = ROOT / 'tests/data/gopro/train/gopro_walk_a/sharp/000050.png'
 OTHER = ROOT / 'tests/data/gopro/test/sam2_blocks_carry/sharp/000032.png'
-SPEED = 4  # pixels a frame
+SPEED = 4  # pixels per frame
 WIDTH, MARGIN = 160, 16
 
 
 def load_tool():
-    """Import the script from its path: tools/ is no package."""
+    """Import the script from its path: tools/ is not a package."""
     spec = importlib.util.spec_from_file_location('synthesize_blur', SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    sys.modules['synthesize_blur'] = module  # dataclasses look their module up
+    sys.modules['synthesize_blur'] = module  # needed by its dataclasses
     spec.loader.exec_module(module)
     return module
 
@@ -49,13 +49,13 @@ tool = load_tool()
 
 
 def moving_frames(count, picture=SHARP, speed=SPEED):
-    """Frames (144, 160, 3) of a window that moves `speed` pixels to the right a frame."""
+    """Return frames (144, 160, 3) of a window that moves right by `speed` pixels per frame."""
     image = cv2.imread(str(picture))
     return [image[:, speed * i : speed * i + WIDTH] for i in range(count)]
 
 
 def true_blur(time, exposure):
-    """What a camera sees of moving_frames around `time` in `exposure` intervals."""
+    """Return what a camera sees of moving_frames around `time`, exposing `exposure` intervals."""
     linear = decode_light(cv2.imread(str(SHARP)))
     total = 0
     for t in time + exposure * ((np.arange(64) + 0.5) / 64 - 0.5):
@@ -65,7 +65,7 @@ def true_blur(time, exposure):
 
 
 def flow_blur(frames, stride, shutter):
-    """Blur the middle one of 2 * reach + 1 frames by their flow."""
+    """Blur the middle one of an odd number of frames by their flow."""
     flows = [estimate_flows(*frames[i : i + 2]) for i in range(len(frames) - 1)]
     return blur_by_flow(frames, flows, sub_frame_times(stride, shutter) + len(flows) // 2)
 
@@ -79,7 +79,7 @@ def write_frames(folder, frames):
 
 
 def write_video(path, frames, times=None, options=None):
-    """Write frames, at `times` in milliseconds, as a video; .avi and .mkv are without loss."""
+    """Write frames, at `times` in milliseconds, as a video; .avi and .mkv are lossless."""
     codec, pixels = ('mpeg4', 'yuv420p') if path.suffix == '.mp4' else ('ffv1', 'bgr0')
     with av.open(str(path), 'w', options=options or {}) as container:
         h, w = frames[0].shape[:2]
@@ -97,7 +97,7 @@ def write_video(path, frames, times=None, options=None):
 
 
 def rotate_video(path):
-    """Tell players of an mp4 to turn it by 90 degrees clockwise, as telephones do."""
+    """Mark an mp4 to be rotated by 90 degrees clockwise, as phones do."""
     content = bytearray(path.read_bytes())
     matrix = content.index(b'tkhd') + 44
     assert content[matrix : matrix + 4] == struct.pack('>i', 1 << 16)
@@ -107,13 +107,13 @@ def rotate_video(path):
 
 
 def files_of(root):
-    """Path relative to root -> bytes, for all files below it but the lock."""
+    """Map the relative path to the bytes of each file below root, except the lock."""
     found = (p for p in root.rglob('*') if p.is_file() and p.name != '.lock')
     return {str(p.relative_to(root)): p.read_bytes() for p in found}
 
 
 def clips_of(root):
-    """Path relative to root -> what its synthesis.json says."""
+    """Map the relative path of each clip below root to the content of its synthesis.json."""
     found = sorted(root.rglob('synthesis.json'))
     return {str(p.parent.relative_to(root)): json.loads(p.read_text()) for p in found}
 
@@ -123,7 +123,7 @@ def images_of(folder):
 
 
 def inner_psnr(a, b):
-    """PSNR in dB away from the picture's borders, where the flow lacks half of what it needs."""
+    """Return the PSNR in dB without the borders, where the flow sees only half of its input."""
     inner = (slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
     return cv2.PSNR(np.ascontiguousarray(a[inner]), np.ascontiguousarray(b[inner]))
 
@@ -223,7 +223,7 @@ class TestPairs:
         clip = tmp_path / 'train/walk'
         frames = np.float32(moving_frames(13))
         expected = [np.rint(frames[i - 1 : i + 2].mean(0)) for i in (1, 5, 9)]
-        assert np.abs(images_of(clip / 'blur') - np.array(expected)).max() <= 1  # halves
+        assert np.abs(images_of(clip / 'blur') - np.array(expected)).max() <= 1  # rounded halves
         assert np.array_equal(images_of(clip / 'sharp'), frames[[1, 5, 9]])
 
     def test_window_is_drawn_from_the_odd_numbers(self, tmp_path):
@@ -248,7 +248,7 @@ class TestPairs:
         ('pairs', 'stride'), [(1, 4), (2, 4), (3, 3), (4, 2), (5, 2), (6, 1), (9, 1)]
     )
     def test_a_short_shot_is_thinned_less(self, tmp_path, pairs, stride):
-        """Eleven frames: at a stride of 4 they make two pairs, of 3 three, of 2 five, of 1 nine."""
+        """Eleven frames make two pairs at stride 4, three at 3, five at 2 and nine at 1."""
         source = write_frames(tmp_path / 'walk', moving_frames(11, speed=1))
         convert(tmp_path, source, '--min-pairs', pairs)
         clip = clips_of(tmp_path)['train/walk']
@@ -349,15 +349,15 @@ class TestSources:
             ('notes.mp4', [], r'notes.mp4: not a video'),
             ('sound.wav', [], r'sound.wav: has no video stream'),
             ('empty', [], r'empty: no images or videos in this folder'),
-            ('both', [], r'both: holds images and videos'),
-            ('mixed', [], r'mixed: frame 3 has 256x144 pixels, the first one 160x144'),
+            ('both', [], r'both: contains both images and videos'),
+            ('mixed', [], r'mixed: frame 3 has 256x144 pixels, but the first one has 160x144'),
             ('grey', [], r'grey/1.png is a grey image'),
             ('deep', [], r'deep/1.png has 16 bits'),
             ('broken', [], r'broken/1.png cannot be decoded'),
-            ('short', [], r'short: too short: 4 frames .* but 5 pairs take 7 at a stride of 1'),
+            ('short', [], r'short: too short: 4 frames .* 5 pairs need 7 frames at a stride of 1'),
             ('short', ['--start', '9'], r'short: too short: 0 frames from --start 9'),
-            ('short', ['--height', '200'], r'short: 160x144 pixels, fewer than --height 200;'),
-            ('short', ['--height', '200', '300'], r'pixels, fewer than --height 200 300;'),
+            ('short', ['--height', '200'], r'160x144 pixels, fewer rows than --height 200;'),
+            ('short', ['--height', '200', '300'], r'pixels, fewer rows than --height 200 300;'),
         ],
     )
     def test_bad_source_is_named(self, tmp_path, source, options, message):
@@ -411,12 +411,12 @@ class TestSources:
         errors = [line for line in capsys.readouterr().err.splitlines() if 'error: ' in line]
         assert len(errors) == 2
         assert 'gone: no such file' in errors[0]
-        assert 'its clip good has the name of one of' in errors[1]
+        assert 'its clip good has the same name as a clip of' in errors[1]
 
     def test_frames_lost_after_the_plan_leave_nothing_of_the_clip(self, tmp_path, monkeypatch):
         source = write_frames(tmp_path / 'walk', moving_frames(12))
         monkeypatch.setattr(Clip, 'is_finished', lambda clip: (source / '9.png').unlink())
-        with pytest.raises(UserError, match='walk: became shorter meanwhile'):
+        with pytest.raises(UserError, match='walk: became shorter during the run'):
             convert(tmp_path / 'out', source, '--stride', 1)
         assert files_of(tmp_path / 'out') == {}
 
@@ -428,7 +428,7 @@ class TestGoingOn:
 
     @pytest.fixture
     def whole(self, tmp_path, source):
-        """What a run without interruption makes."""
+        """The output of an uninterrupted run."""
         return files_of(convert(tmp_path / 'whole', source, '--stride', 1))
 
     def test_finished_clips_are_left_alone(self, tmp_path, source, capsys):
@@ -438,19 +438,19 @@ class TestGoingOn:
         assert len(made) == 2 * 10 + 1
         convert(out, source, '--stride', 1)
         assert [path.stat().st_mtime_ns for path in made] == before
-        assert '0 clips made, 1 were there' in capsys.readouterr().out
+        assert '0 clips made, 1 already existed' in capsys.readouterr().out
 
     @pytest.mark.parametrize(
         ('options', 'message'),
         [
-            (['--seed', '3'], 'made with seed 0, this command asks for seed 3'),
+            (['--seed', '3'], 'made with seed 0, but this command asks for seed 3'),
             (
                 ['--shutter', '0.5', '0.5'],
-                r'made with shutter 0\.\d+, this command asks for shutter 0.5;',
+                r'made with shutter 0\.\d+, but this command asks for shutter 0.5;',
             ),
             (['--height', '72'], 'made with height 144, .* asks for height 72'),
             (['--light', 'gamma'], 'made with light linear, .* asks for light gamma'),
-            (['--window', '1', '1'], 'made with shutter .*, this command asks for no shutter'),
+            (['--window', '1', '1'], 'made with shutter .*, but this command asks for no shutter'),
         ],
     )
     def test_other_settings_are_refused(self, tmp_path, source, whole, options, message):
@@ -460,13 +460,13 @@ class TestGoingOn:
 
     def test_strangers_are_refused(self, tmp_path, source):
         (tmp_path / 'out/train/walk/blur').mkdir(parents=True)
-        with pytest.raises(UserError, match='walk: is there, but was not made by this tool'):
+        with pytest.raises(UserError, match='walk: exists, but was not made by this tool'):
             convert(tmp_path / 'out', source)
 
     def test_interrupted_clip_goes_on(self, tmp_path, monkeypatch, source, whole):
         out = tmp_path / 'out'
         with monkeypatch.context() as patch:
-            stop_at(patch, KeyboardInterrupt(), 9)  # of the fourth pair, the sharp frame
+            stop_at(patch, KeyboardInterrupt(), 9)  # at the sharp frame of the fourth pair
             with pytest.raises(UserError, match='run the same command again'):
                 convert(out, source, '--stride', 1)
         partial = out / '.train-walk.partial'
@@ -474,7 +474,7 @@ class TestGoingOn:
             f'0000{n}.png' for n in (47, 48, 49)
         ]
         assert not (out / 'train').exists()
-        (partial / 'sharp/000050.png').write_bytes(b'')  # cut off by a loss of power
+        (partial / 'sharp/000050.png').write_bytes(b'')  # truncated by a power failure
         first = partial / 'blur/000047.png'
         stamp = first.stat().st_mtime_ns
         convert(out, source, '--stride', 1)
@@ -517,23 +517,23 @@ class TestCommandLine:
         ('options', 'message'),
         [
             ('--shutter 0 0.5', 'need 0 < MIN <= MAX <= 1'),
-            ('--shutter 0.5 1.2', 'exists in no camera'),
+            ('--shutter 0.5 1.2', 'no camera has an exposure longer'),
             ('--shutter 0.8 0.4', 'need 0 < MIN <= MAX <= 1'),
             ('--window 3 4', 'need odd numbers'),
             ('--window 5 3', 'need odd numbers'),
-            ('--window 7 9 --stride 8', r'--stride 8 is below .* exists in no camera'),
+            ('--window 7 9 --stride 8', r'--stride 8 is below .* no camera has'),
             ('--window 3 5 --shutter 0.5 0.5', 'not allowed with'),
             ('--stride 0', 'at least 1'),
             ('--name a/b', 'a plain name'),
-            ('--min-pairs 9 --max-pairs 8', '--min-pairs must not be above'),
+            ('--min-pairs 9 --max-pairs 8', '--min-pairs must not exceed'),
             ('--variants 0', '--variants must be at least 1'),
             ('--max-stride 0', '--max-stride must be at least 1'),
             ('--height 240 -1', '--height must not be negative'),
-            ('--hand 1.5', 'need a share from 0 to 1'),
-            ('--hand 0.5 --window 3 5', '--hand .* does not go with --window'),
+            ('--hand 1.5', '--hand 1.5: must be between 0 and 1'),
+            ('--hand 0.5 --window 3 5', '--hand .* cannot be combined with --window'),
             ('--lights 0.5 2', 'need 1 <= MIN <= MAX'),
             ('--lights 3 2', 'need 1 <= MIN <= MAX'),
-            ('--max-softness 0', 'need a part above 0, up to 1'),
+            ('--max-softness 0', '--max-softness 0: must be above 0 and at most 1'),
         ],
     )
     def test_numbers_are_checked(self, tmp_path, capsys, options, message):

@@ -1,4 +1,4 @@
-"""Behaviour of synthesize_blur.py with --variants, soft frames and lights, on real frames."""
+"""synthesize_blur.py with --variants, soft frames and lights, on real frames."""
 
 import itertools
 import json
@@ -13,7 +13,7 @@ from dblrgan_mm.errors import UserError
 
 @pytest.fixture
 def convert(call_tool, tmp_path):
-    """Runs the tool on tmp_path/walk; returns the folder of clips. `told` is what it printed."""
+    """Run the tool on tmp_path/walk; returns the folder of clips. `told` is its output."""
 
     def run(options, out='out'):
         words = [tmp_path / out, tmp_path / 'walk', *options.split()]
@@ -28,7 +28,7 @@ def convert(call_tool, tmp_path):
 
 @pytest.fixture
 def pan(sample_root, tmp_path):
-    """Writes frames (72, 112, 3) of a window that moves over a real picture by `speed` pixels."""
+    """Write frames (72, 112, 3) of a window that moves over a real picture by `speed` pixels."""
 
     def write(count=40, speed=2, change=lambda frames: None):
         image = cv2.imread(str(sample_root / 'train/gopro_walk_a/sharp/000050.png'))
@@ -43,7 +43,7 @@ def pan(sample_root, tmp_path):
 
 
 def settings_of(folder):
-    """Clip -> what its synthesis.json says."""
+    """Map each clip name to the content of its synthesis.json."""
     found = sorted(folder.glob('*/synthesis.json'))
     return {path.parent.name: json.loads(path.read_text()) for path in found}
 
@@ -71,7 +71,7 @@ class TestVariants:
             assert len(clip.get('shutters', range(clip['pairs']))) == clip['pairs']
 
     def test_strides_stay_within_the_motion(self, convert, pan):
-        pan(speed=1)  # 0.014 of 72 rows
+        pan(speed=1)  # 0.014 of the 72 rows
         clips = settings_of(convert('--variants 8 --max-pairs 5 --motion 0.06'))
         assert {clip['stride'] for clip in clips.values()} == {2, 3, 4}
         clips = settings_of(convert('--variants 8 --max-pairs 5 --motion 0.03', out='slower'))
@@ -94,7 +94,7 @@ class TestVariants:
             assert clip['first_frame'] + (clip['pairs'] - 1) * clip['stride'] + reach <= last
 
     def test_same_command_same_files(self, convert, pan, monkeypatch):
-        """With any number of threads, and whether the clips share frames in memory or not."""
+        """For any number of threads, and with or without sharing frames in memory."""
         pan()
         options = '--variants 3 --max-pairs 6 --hand 0.5 --lights 1 2'
         first = bytes_of(convert(f'{options} --workers 1'))
@@ -106,7 +106,7 @@ class TestVariants:
         pan()
         before = bytes_of(convert('--variants 2 --max-pairs 6'))
         after = bytes_of(convert('--variants 3 --max-pairs 6'))
-        assert '1 clips made, 2 were there' in convert.told
+        assert '1 clips made, 2 already existed' in convert.told
         assert before.items() < after.items()
 
     def test_other_settings_are_refused(self, convert, pan):
@@ -114,13 +114,13 @@ class TestVariants:
         convert('--variants 2 --max-pairs 6')
         with pytest.raises(UserError, match=r'made with shutter 0\..*asks for no shutter'):
             convert('--variants 2 --max-pairs 6 --hand 1')
-        with pytest.raises(UserError, match='made with no lights, this command asks for lights'):
+        with pytest.raises(UserError, match='no lights, but this command asks for lights'):
             convert('--variants 2 --max-pairs 6 --lights 2 2')
 
     def test_a_still_shot_has_one_variant(self, convert, pan):
         pan(speed=0, count=16)
         assert list(settings_of(convert('--variants 3'))) == ['walk_v0']
-        assert '1 shots that hardly move have one variant' in convert.told
+        assert '1 shots with little motion have only one variant' in convert.told
 
     def test_every_exposure_has_three_sub_frames(self, convert, pan):
         pan(count=16)
@@ -167,7 +167,7 @@ class TestSoftFrames:
         assert spans == [(1, 16), (18, 21)]
         sharp = [image for name in clips for image in images_of(out / name / 'sharp')]
         assert np.array_equal(sharp, frames[1:17] + frames[18:39])
-        assert '1 of 40 source frames were soft and left out' in convert.told
+        assert '1 of 40 source frames were too soft to use' in convert.told
 
     def test_variants_leave_it_out_by_default(self, convert, pan):
         def soften(frames):
@@ -178,7 +178,7 @@ class TestSoftFrames:
         for clip in clips.values():
             middles = range(clip['first_frame'], 40, clip['stride'])[: clip['pairs']]
             assert 20 not in middles
-        assert '1 of 40 source frames were soft and left out' in convert.told
+        assert '1 of 40 source frames were too soft to use' in convert.told
 
     def test_one_clip_of_every_shot_uses_all_frames_by_default(self, convert, pan):
         pan(change=lambda frames: frames.__setitem__(17, cv2.blur(frames[17], (5, 5))))

@@ -1,4 +1,4 @@
-"""tools/train.py and tools/test.py, called as from the command line but in this process."""
+"""tools/train.py and tools/test.py, called as from the command line, but in this process."""
 
 import contextlib
 import importlib.util
@@ -22,10 +22,11 @@ from dblrgan_mm.engine.hooks import read_scalars
 from dblrgan_mm.models import DBLRNet
 
 ROOT = Path(__file__).parents[2]
+DRAWS_CURVES = True  # conftest.py
 
 
 def load_tool(name: str):
-    """Import a script from its path: tools/ is no package."""
+    """Import a script from its path: tools/ is not a package."""
     spec = importlib.util.spec_from_file_location(f'{name}_tool', ROOT / 'tools' / f'{name}.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -33,7 +34,7 @@ def load_tool(name: str):
 
 
 def call(name: str, *arguments) -> SimpleNamespace:
-    """Exit code, stdout and stderr of a tool."""
+    """Call a tool; returns its exit code, stdout and stderr."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, 'argv', [f'tools/{name}.py', *map(str, arguments)])
@@ -46,11 +47,11 @@ def call(name: str, *arguments) -> SimpleNamespace:
 
 
 class TestTrainArguments:
-    """What reaches the runner."""
+    """The arguments that reach the runner."""
 
     @pytest.fixture
     def built(self, monkeypatch) -> list:
-        """The configs that runners were built from; none of these runners trains."""
+        """The configs that runners are built from; these runners do not train."""
         configs = []
 
         def from_cfg(cfg):
@@ -64,7 +65,7 @@ class TestTrainArguments:
 
     @pytest.fixture
     def work_dir(self, tmp_path) -> Path:
-        """With start.pth beside it, which a config loads, and iter_4.pth as newest in it."""
+        """Has iter_4.pth as newest checkpoint; start.pth, for load_from, is next to the folder."""
         folder = tmp_path / 'run'
         folder.mkdir()
         for path in (tmp_path / 'start.pth', folder / 'iter_4.pth'):
@@ -78,7 +79,7 @@ class TestTrainArguments:
         return call('train', config, '--work-dir', work_dir, *arguments)
 
     def resumed(self, cfg) -> str | None:
-        """The checkpoint that MMEngine goes on from with this config."""
+        """Return the checkpoint that MMEngine resumes from with this config."""
         return (cfg.load_from or find_latest_checkpoint(cfg.work_dir)) if cfg.resume else None
 
     def start(self, work_dir) -> str:
@@ -91,13 +92,13 @@ class TestTrainArguments:
 
     @pytest.mark.parametrize('text', ['start', 'load_from = None\nresume = False\n'])
     def test_resume_newest(self, built, work_dir, text):
-        """Also where the config starts from a checkpoint: that was for the first start."""
+        """Resumes from it even if the config sets load_from, which is only for the first start."""
         text = self.start(work_dir) if text == 'start' else text
         assert self.train(work_dir, text, '--resume').code == 0
         assert self.resumed(built[0]) == str(work_dir / 'iter_4.pth')
 
     def test_resume_before_there_is_a_checkpoint(self, built, work_dir):
-        """A job script may always say --resume."""
+        """A job script may always pass --resume."""
         for name in ('last_checkpoint', 'iter_4.pth'):
             (work_dir / name).unlink()
         assert self.train(work_dir, self.start(work_dir), '--resume').code == 0
@@ -190,7 +191,7 @@ TINY = [
     'val_dataloader.dataset.indices=[5,15]',  # the middle frames of the two clips
     'default_hooks.logger.interval=1',
     'default_hooks.checkpoint.interval=2',
-    # workers that are collected with their loader, in place of at exit, take five seconds each
+    # workers that end with their loader, instead of at exit, take five seconds each
     *(f'{part}_dataloader.num_workers=0' for part in ('train', 'val', 'test')),
     *(f'{part}_dataloader.persistent_workers=False' for part in ('train', 'val', 'test')),
 ]
@@ -213,7 +214,7 @@ def trained(tmp_path_factory) -> SimpleNamespace:
 
 @pytest.fixture(scope='module')
 def tested(trained) -> SimpleNamespace:
-    """The table and the scores of the resumed run's last checkpoint."""
+    """The table and the scores of the last checkpoint of the resumed run."""
     scores = trained.work_dir / 'scores.json'
     checkpoint = (trained.work_dir / 'last_checkpoint').read_text()
     done = call(
@@ -257,7 +258,7 @@ class TestEndToEnd:
         assert cv2.imread(str(trained.work_dir / 'curves.png')).std() > 5
 
     def test_scores(self, trained, tested, sample_root):
-        """Scored anew: the averaged generator on every frame of the test clips."""
+        """Compared with scores computed here by the averaged generator on all test frames."""
         state = _load_checkpoint(str(trained.work_dir / 'iter_6.pth'))['state_dict']
         prefix = 'generator_ema.module.'
         net = DBLRNet(mid_channels=4, num_blocks=1, norm=None, residual=True).eval()
@@ -305,5 +306,10 @@ class TestEndToEnd:
         assert done.code == 1
         assert 'PSNR' not in done.out.rsplit('Load', 1)[-1], 'no scores'
         (line,) = done.err.splitlines()
-        assert line.startswith('error: the checkpoint is of another architecture than the config: ')
-        assert 'generator.head.0.weight is (1, 1, 3, 3, 3) there, (2, 1, 3, 3, 3) here' in line
+        assert line.startswith(
+            'error: the checkpoint belongs to another architecture than the config: '
+        )
+        assert (
+            'generator.head.0.weight has shape (1, 1, 3, 3, 3) in the checkpoint, (2, 1, 3, 3, 3) '
+            'in the model'
+        ) in line

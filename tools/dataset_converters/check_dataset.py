@@ -1,8 +1,8 @@
-"""Check a data set, or a clip store made from it: every clip, every frame.
+"""Check every clip and every frame of a data set, or of a clip store made from it.
 
-Opens every image, compares sizes, matches blurry with sharp frames, and counts clips and frames
-against the published numbers. Of a clip store it compares the checksums. Prints a table, and clip
-and frame of every fault; the exit code is 1 if there is one.
+Opens every image, compares sizes, matches blurry with sharp frames, and compares the numbers of
+clips and frames with the published ones. For a clip store, also compares the checksums. Prints a
+table, and the clip and frame of every fault; the exit code is 1 if there is a fault.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from dblrgan_mm.errors import DatasetError
 
 @dataclass
 class Report:
-    """What was found in one split."""
+    """The findings in one split."""
 
     clips: int = 0
     frames: int = 0
@@ -35,10 +35,12 @@ class Report:
 def main() -> None:
     parser = launch.layout_parser(__doc__.split('\n\n')[0])
     parser.add_argument(
-        '--own', action='store_true', help="one's own clips: the published numbers do not count"
+        '--own',
+        action='store_true',
+        help='your own clips: do not compare with the published numbers',
     )
     parser.add_argument(
-        '--statistics', action='store_true', help='also how blurry the blurry frames are'
+        '--statistics', action='store_true', help='also measure how blurry the blurry frames are'
     )
     args = parser.parse_args()
     layout = layouts.LAYOUTS[args.layout]
@@ -65,10 +67,10 @@ def main() -> None:
 
 
 def find(report: Report, args: argparse.Namespace, split: str) -> list[Clip]:
-    """The clips of a split whose files are all there; the report gets the faults of the others.
+    """Return the clips of a split whose files are complete; report the faults of the others.
 
     Raises:
-        DatasetError: if there is no such split, or no clip in it.
+        DatasetError: if the split does not exist or has no clips.
     """
     if clip_store.is_store(args.root):
         entries = clip_store.read_split(args.layout, args.root, split, args.layout_args)
@@ -87,11 +89,12 @@ def find(report: Report, args: argparse.Namespace, split: str) -> list[Clip]:
 
 
 def check_counts(report: Report, published: tuple[int, int] | None) -> None:
-    """Compare with the published number of clips and frames."""
+    """Compare the numbers of clips and frames with the published ones."""
     if published and published != (report.clips, report.frames):
         message = (
-            f'{report.clips} clips with {report.frames} frames, the published data set has '
-            f'{published[0]} with {published[1]}. Is all of it there? For your own clips: --own'
+            f'{report.clips} clips with {report.frames} frames, but the published data set has '
+            f'{published[0]} with {published[1]}. Check that it is complete. For your own clips, '
+            'use --own'
         )
         report.faults.append(Fault('', None, message))
 
@@ -99,7 +102,7 @@ def check_counts(report: Report, published: tuple[int, int] | None) -> None:
 def whole_files(
     report: Report, entries: dict[str, dict], split: str, args: argparse.Namespace
 ) -> list[Clip]:
-    """The clips of a store whose files have the checksums of the index."""
+    """Return the clips of a store whose files match the checksums in the index."""
     from tqdm import tqdm
 
     def look(name: str) -> Clip | Fault:
@@ -112,8 +115,8 @@ def whole_files(
         if clip_store.sha256(file) == entry['sha256']:
             return clip
         message = (
-            f'{file} is damaged: its checksum is not that of the index. Delete it and run the '
-            'conversion again.'
+            f'{file} is damaged: its checksum differs from that in the index. Delete it and run '
+            'the conversion again.'
         )
         return Fault(name, None, message)
 
@@ -125,7 +128,7 @@ def whole_files(
 
 
 def check_images(report: Report, clips: list[Clip], split: str, args: argparse.Namespace) -> None:
-    """Open every frame of the clips and compare its size with the clip's first."""
+    """Open every frame of the clips and compare its size with that of the clip's first frame."""
     from tqdm import tqdm
 
     pairs = [(clip, t) for clip in clips for t in range(len(clip.frames))]
@@ -150,7 +153,7 @@ def check_images(report: Report, clips: list[Clip], split: str, args: argparse.N
                 expected = first.setdefault(clip.name, (height, width))
                 if (height, width) != expected:
                     message = (
-                        f'{width}x{height} pixels, the first frame of its clip has '
+                        f'{width}x{height} pixels, but the first frame of its clip has '
                         f'{expected[1]}x{expected[0]}'
                     )
                     report.faults.append(Fault(clip.name, clip.frames[t], message))
@@ -161,15 +164,16 @@ def check_images(report: Report, clips: list[Clip], split: str, args: argparse.N
 
 
 def read(place: str) -> np.ndarray:
-    """A frame from an image file or a clip store, uint8 (h, w, 3), RGB."""
+    """Read a frame from an image file or a clip store, uint8 (h, w, 3), RGB."""
     return clip_store.map_frame(place) if clip_store.is_place(place) else read_frame(place)
 
 
 def compare(blurry: np.ndarray, sharp: np.ndarray) -> tuple[float, float]:
-    """How blurred a frame is: PSNR in dB on 8-bit RGB, and the ratio of the gradients' energies.
+    """Measure how blurry a frame is: PSNR in dB on 8-bit RGB, and ratio of gradient energies.
 
-    The energy is the sum of squared differences of neighbouring pixels' luma (BT.601), across and
-    down. The ratio is 1 for a frame as sharp as its partner and falls towards 0 with blur.
+    The energy is the sum of squared luma differences (BT.601) between neighbouring pixels,
+    horizontally and vertically. The ratio is 1 for a frame as sharp as its partner and falls
+    towards 0 with increasing blur.
     """
     import cv2
 

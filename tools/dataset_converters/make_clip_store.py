@@ -1,6 +1,6 @@
-"""Convert a data set into a clip store: raw frames in one file a clip, to be mapped into memory.
+"""Convert a data set into a clip store: raw frames, one memory-mapped file per clip.
 
-A conversion that was stopped goes on where it stopped when it is run again.
+To resume an interrupted conversion, run the same command again.
 """
 
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -18,24 +18,24 @@ def main() -> None:
     args = parser.parse_args()
     splits = args.split or layouts.LAYOUTS[args.layout].splits or ['']
     if clip_store.is_store(args.root):
-        raise UserError(f'{args.root} is a clip store; give the data set that it was made from')
+        raise UserError(f'{args.root} is a clip store; give the data set it was made from')
 
     clips = {}
     for split in splits:
         clips[split] = layouts.load_clips(
             args.layout, args.root, split, not args.unpaired, **args.layout_args
         )
-    with files.sole_writer(args.store), files.disk_full_told(args.store):
+    with files.sole_writer(args.store), files.report_full_disk(args.store):
         index = open_index(args.store, args.layout, args.layout_args)
         convert(args.store, index, clips, args.workers)
 
 
 def open_index(store: Path, layout: str, layout_args: dict[str, str]) -> dict:
-    """The index of a store that is there already, or that of a new one."""
+    """Return the index of an existing store, or a new index."""
     if not clip_store.is_store(store):
         if any(path.name[0] != '.' for path in store.iterdir()):
             raise UserError(
-                f'{store.resolve()} is not empty and no clip store; choose another folder'
+                f'{store.resolve()} is neither empty nor a clip store; choose another folder'
             )
         return clip_store.new_index(layout, layout_args)
     index = clip_store.read_index(store)
@@ -44,25 +44,25 @@ def open_index(store: Path, layout: str, layout_args: dict[str, str]) -> dict:
 
 
 def convert(store: Path, index: dict, clips: dict[str, list[Clip]], workers: int) -> None:
-    """Write the clips, by split, that the store lacks, and its index after each."""
+    """Write the clips missing from the store; update its index after each clip."""
     from tqdm import tqdm
 
     todo = []
     for split, found in clips.items():
         part = index['splits'].setdefault(split, dict(complete=False, clips={}))
         part['complete'] = False
-        strangers = part['clips'].keys() - {clip.name for clip in found}
-        if strangers:
+        unknown = part['clips'].keys() - {clip.name for clip in found}
+        if unknown:
             raise UserError(
-                f'{store.resolve()} holds a clip {min(strangers)} in split {split!r} that this '
-                'data set lacks; choose another folder'
+                f'{store.resolve()} holds a clip {min(unknown)} in split {split!r} that this '
+                'data set does not have; choose another folder'
             )
         for clip in found:
             entry = part['clips'].get(clip.name)
             if entry and entry['shape'][0] == 2 and not clip.sharp:
                 raise UserError(
                     f'{store.resolve()} holds the sharp frames of clip {clip.name}, which would be '
-                    'lost; choose another folder, or leave out --unpaired'
+                    'lost; choose another folder, or omit --unpaired'
                 )
         todo += [(split, clip) for clip in found if not is_done(store, part, clip)]
     done = sum(map(len, clips.values())) - len(todo)
@@ -92,11 +92,11 @@ def convert(store: Path, index: dict, clips: dict[str, list[Clip]], workers: int
         part['clips'] = {clip.name: part['clips'][clip.name] for clip in found}
         part['complete'] = True
     clip_store.write_index(store, index)
-    print(f'{len(todo)} clips converted, {done} were there: {store}')
+    print(f'{len(todo)} clips converted, {done} already existed: {store}')
 
 
 def is_done(store: Path, part: dict, clip: Clip) -> bool:
-    """Whether the store has the clip with these frames, in a file that is whole."""
+    """Return whether the store has the clip with these frames, in a complete file."""
     entry = part['clips'].get(clip.name)
     if entry is None or entry['frames'] != list(clip.frames):
         return False

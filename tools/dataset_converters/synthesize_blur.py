@@ -1,10 +1,10 @@
 """Make blurry-sharp training pairs in GoPro's layout from sharp videos or folders of frames.
 
-By default sub-frames interpolated by optical flow are averaged in linear light, the way the DVD set
-was made; --window averages neighbouring frames of a high-speed video, the way GoPro was made. The
-middle frame is the ground truth. Scene cuts divide a source into clips, written as
-OUT_DIR/<split>/<clip>/{blur,sharp}/NNNNNN.png. --variants makes several different clips of every
-shot. To resume a run that was stopped, run the same command again.
+By default, sub-frames interpolated by optical flow are averaged in linear light, as for the DVD
+data set. --window averages neighbouring frames of a high-speed video, as for GoPro. The middle
+frame is the ground truth. Scene cuts divide a source into clips, written as
+OUT_DIR/<split>/<clip>/{blur,sharp}/NNNNNN.png. --variants makes several different clips from every
+shot. To resume an interrupted run, run the same command again.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from dblrgan_mm.synthesis.convert import convert
 from dblrgan_mm.synthesis.plan import Recipe
 from dblrgan_mm.synthesis.workers import Workers
 
-MAX_SOFTNESS = 0.15  # with --variants
+MAX_SOFTNESS = 0.15  # default with --variants
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line, and refuse numbers that cannot be right."""
+    """Parse the command line, and reject invalid numbers."""
 
     def stride(text: str) -> int | str:
         return text if text == 'auto' else int(text)
@@ -39,53 +39,65 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--split', default='train', help='folder in OUT_DIR (default: train)')
     add('--name', help='name of the clip (default: that of the SOURCE)')
     add('--height', type=int, nargs='+', default=[0], dest='heights', metavar='H',
-        help='height to shrink to in pixels (default, and 0: as it is); of several, one is drawn '
-        "per clip, up to 2/3 of the source's height where there is such a one")  # fmt: skip
-    add('--start', type=int, default=0, help='first source frame, counted from 0')
+        help='height in pixels to downscale to (default: 0, unchanged); if several are given, one '
+        "is drawn per clip, at most 2/3 of the source's height if possible")  # fmt: skip
+    add('--start', type=int, default=0, help='first source frame, counted from 0 (default: 0)')
     add('--count', type=int, default=0,
-        help='pairs at most, of a SOURCE (of each of its variants); no more of it is read than '
-        'they take (all)')  # fmt: skip
+        help='maximum number of pairs per SOURCE (with --variants, per variant); the rest of the '
+        'SOURCE is not read (default: all)')  # fmt: skip
     add('--variants', type=int, default=1, metavar='N',
-        help='make N clips of every shot, <clip>_v0 to _v<N-1>, of --max-pairs at most; start, '
-        'stride, height, exposure, lights are drawn for each (1: the whole shot once)')  # fmt: skip
-    add('--min-pairs', type=int, default=5, help='a shorter shot is left out (5)')
-    add('--max-pairs', type=int, default=100, help='a longer shot becomes several clips (100)')
-    add('--first-number', type=int, default=47, help='number of a first pair on disk (47)')
+        help='make N clips from every shot, <clip>_v0 to _v<N-1>, of at most --max-pairs pairs; '
+        'start, stride, height, exposure and lights are drawn for each (default: 1, the whole '
+        'shot once)')  # fmt: skip
+    add('--min-pairs', type=int, default=5,
+        help='minimum number of pairs per clip; a shorter shot is skipped '
+        '(default: 5)')  # fmt: skip
+    add('--max-pairs', type=int, default=100,
+        help='maximum number of pairs per clip; a longer shot becomes several clips '
+        '(default: 100)')  # fmt: skip
+    add('--first-number', type=int, default=47,
+        help='file number of the first pair of a clip (default: 47)')  # fmt: skip
     add('--stride', type=stride, default='auto', metavar='N',
-        help='source frames per blurry frame; auto (default): the least that gives '
-        '--motion, with --window its MAX; with --variants drawn between half of and the largest '
-        'that does not exceed --motion')  # fmt: skip
+        help='source frames per blurry frame; auto (default) chooses the smallest that reaches '
+        '--motion. With --window, auto is its MAX. With --variants, auto draws between half of '
+        'the largest stride that does not exceed --motion and that stride')  # fmt: skip
     add('--max-stride', type=int, metavar='N',
-        help='the largest stride that auto chooses (4; with --variants 8; more for high-speed '
-        'video)')  # fmt: skip
-    add('--motion', type=float, metavar='PART',
+        help='the largest stride that auto chooses (default: 4; with --variants 8); use more for '
+        'high-speed video')  # fmt: skip
+    add('--motion', type=float, metavar='FRACTION',
         help='motion between blurry frames that --stride auto aims at, in picture heights: the '
-        "shot's median of a picture's 90th percentile (0.03; REDS has 0.027 to 0.06); with "
-        '--variants its upper bound (0.1; twice that for the 99th percentile)')  # fmt: skip
-    add('--max-softness', type=float, metavar='PART',
-        help='a source frame is no ground truth if its sharpness is lower by more than PART than '
-        f'that of its neighbours (1: off; with --variants {MAX_SOFTNESS})')  # fmt: skip
+        '90th percentile over a picture, median over the shot (default: 0.03; REDS has 0.027 to '
+        '0.06). With --variants, the upper bound of the motion (default: 0.1); the 99th '
+        'percentile may reach twice that')  # fmt: skip
+    add('--max-softness', type=float, metavar='FRACTION',
+        help='do not use a source frame as ground truth if its sharpness is lower than that of its '
+        f'neighbours by more than FRACTION (default: 1, off; with --variants {MAX_SOFTNESS})'
+        )  # fmt: skip
     exposure = parser.add_mutually_exclusive_group()
     exposure.add_argument('--shutter', type=float, nargs=2, default=(0.3, 1.0),
         metavar=('MIN', 'MAX'),
-        help='exposure in intervals of the blurry clip, drawn once per clip (0.3 1.0)')  # fmt: skip
+        help='exposure in intervals of the blurry clip, drawn once per clip '
+        '(default: 0.3 1.0)')  # fmt: skip
     exposure.add_argument('--window', type=int, nargs=2, metavar=('MIN', 'MAX'),
-        help='average an odd number of source frames, drawn once per clip: for some 200 frames '
-        'per second and more')  # fmt: skip
-    add('--hand', type=float, default=0, metavar='SHARE',
-        help='share of the clips whose exposure changes from frame to frame, as in a moving hand, '
-        'between 0.05 and 1 interval (0)')  # fmt: skip
+        help='average an odd number of source frames, drawn once per clip; for videos with about '
+        '200 frames per second or more')  # fmt: skip
+    add('--hand', type=float, default=0, metavar='FRACTION',
+        help='fraction of clips whose exposure changes from frame to frame, between 0.05 and 1 '
+        'interval, as in a hand-held camera (default: 0)')  # fmt: skip
     add('--lights', type=float, nargs=2, default=(1, 1), metavar=('MIN', 'MAX'),
-        help='how many times brighter than white clipped pixels are taken to be before averaging, '
-        'drawn once per clip (1 1: not brighter)')  # fmt: skip
+        help='assume before averaging that clipped pixels are this many times brighter than white, '
+        'drawn once per clip (default: 1 1, not brighter)')  # fmt: skip
     add('--sub-frames', type=int, default=8,
-        help='sub-frames per source interval (8; of slow variants fewer)')  # fmt: skip
+        help='sub-frames per source interval (default: 8; fewer for slow variants)')  # fmt: skip
     add('--light', choices=('linear', 'gamma', 'encoded'), default='linear',
-        help="average sRGB's linear light, that of a power of 2.2 (GoPro's blur_gamma), or stored "
-        "values (GoPro's blur)")  # fmt: skip
-    add('--seed', type=int, default=0, help="with a clip's name, the seed of its exposure (0)")
+        help='values to average: linear light of the sRGB curve (linear, default), light of a '
+        "power of 2.2 (gamma, as GoPro's blur_gamma), or stored values (encoded, as GoPro's blur)"
+        )  # fmt: skip
+    add('--seed', type=int, default=0,
+        help='seed of all random choices, combined with the name of the clip (default: 0)'
+        )  # fmt: skip
     add('--workers', type=int, default=os.cpu_count(), metavar='N',
-        help='threads (default: one a processor)')  # fmt: skip
+        help='threads (default: one per processor)')  # fmt: skip
     args = parser.parse_args(argv)
     if args.max_stride is None:
         args.max_stride = 8 if args.variants > 1 else 4
@@ -106,17 +118,17 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         if value is not None and (Path(value).name != value or value[:1] in ('', '.')):
             parser.error(f'--{name} {value}: give a plain name, not a path')
     if args.min_pairs > args.max_pairs:
-        parser.error('--min-pairs must not be above --max-pairs')
-    no_camera = 'an exposure longer than the interval between frames exists in no camera'
+        parser.error('--min-pairs must not exceed --max-pairs')
+    no_camera = 'no camera has an exposure longer than the interval between frames'
     low, high = args.shutter
     if not 0 < low <= high <= 1:
         parser.error(f'--shutter {low:g} {high:g}: need 0 < MIN <= MAX <= 1; {no_camera}')
     if not 0 < args.max_softness <= 1:
-        parser.error(f'--max-softness {args.max_softness:g}: need a part above 0, up to 1')
+        parser.error(f'--max-softness {args.max_softness:g}: must be above 0 and at most 1')
     if not 0 <= args.hand <= 1:
-        parser.error(f'--hand {args.hand:g}: need a share from 0 to 1')
+        parser.error(f'--hand {args.hand:g}: must be between 0 and 1')
     if args.hand and args.window:
-        parser.error('--hand changes the --shutter; it does not go with --window')
+        parser.error('--hand varies the --shutter, so it cannot be combined with --window')
     low, high = args.lights
     if not 1 <= low <= high < float('inf'):
         parser.error(f'--lights {low:g} {high:g}: need 1 <= MIN <= MAX')
@@ -137,11 +149,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = vars(parse_args(argv))
     sources, workers = args.pop('sources'), args.pop('workers')
     recipe = Recipe(**args)
-    cv2.setNumThreads(1)  # the flow depends on it; the threads here take its place
+    cv2.setNumThreads(1)  # the flow depends on this number; the pool below is used instead
     try:
         with (
             files.sole_writer(recipe.out_dir),
-            files.disk_full_told(recipe.out_dir),
+            files.report_full_disk(recipe.out_dir),
             Workers(workers) as pool,
         ):
             try:

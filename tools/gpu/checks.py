@@ -1,7 +1,7 @@
-"""Look at the machine and its packages before anything long is started.
+"""Check the machine and its packages before a long run.
 
-``machine DEVICE`` ends with exit code 1 where there is no GPU, or too little memory on it.
-``imports`` names all packages that are missing, then imports the package part by part.
+``machine DEVICE`` exits with code 1 if there is no GPU, or too little free memory on it.
+``imports`` lists all missing packages, then imports the package part by part.
 """
 
 import importlib
@@ -13,7 +13,7 @@ import sys
 import time
 
 LEAST_MEMORY = 6  # GiB that must be free on the GPU
-CUDNN = 91500  # from this version on 3D convolutions in bfloat16 have kernels of their own
+CUDNN = 91500  # since this version, 3D convolutions in bfloat16 have dedicated kernels
 PACKAGES = """
     mmengine mmcv mmagic diffusers transformers tokenizers huggingface_hub addict yapf termcolor
     platformdirs albumentations albucore simsimd stringzilla pydantic pydantic_core
@@ -35,7 +35,7 @@ PARTS = (
 
 def machine(device: str) -> None:
     if importlib.util.find_spec('torch') is None:
-        sys.exit(f'no torch in {sys.executable}. Give a Python that has it: make gpu PYTHON=...')
+        sys.exit(f'{sys.executable} has no torch. Choose a Python that has it: make gpu PYTHON=...')
     import torch
 
     memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30
@@ -46,7 +46,7 @@ def machine(device: str) -> None:
     print(
         f'{os.cpu_count()} cores, {memory:.0f} GiB of memory, '
         f'{free("/dev/shm"):.1f} GiB free in /dev/shm, '  # noqa: S108
-        f'{free("."):.0f} GiB on the disk, '
+        f'{free("."):.0f} GiB free on the disk, '
         f'{resource.getrlimit(resource.RLIMIT_NOFILE)[0]} open files, '
         f'gcc {"found" if shutil.which("gcc") else "missing"}'
     )
@@ -55,19 +55,19 @@ def machine(device: str) -> None:
         return
     if not torch.cuda.is_available():
         sys.exit(
-            'no GPU: torch sees none. Start this on a machine with a GPU and its driver, or try '
-            'everything on the CPU with `make gpu-dry`'
+            'no GPU: torch sees none. Use a machine with a GPU and its driver, or try the whole '
+            'run on the CPU with `make gpu-dry`'
         )
     available, total = (count / 2**30 for count in torch.cuda.mem_get_info())
     capability = torch.cuda.get_device_capability()
     if (torch.backends.cudnn.version() or 0) < CUDNN:
-        print('warning: an old cuDNN: 3D convolutions in bfloat16 may be slow')
+        print('warning: cuDNN is old: 3D convolutions in bfloat16 may be slow')
     if capability < (8, 0):
-        print(f'warning: compute capability {capability}: no bfloat16, float16 is used')
+        print(f'warning: compute capability {capability} has no bfloat16; using float16')
     if available < LEAST_MEMORY:
         sys.exit(
             f'too little memory: {available:.1f} of {total:.1f} GiB are free on the GPU, '
-            f'{LEAST_MEMORY} are needed. End what else runs on it (nvidia-smi), and repeat'
+            f'{LEAST_MEMORY} are needed. Stop other processes on it (see nvidia-smi) and run again'
         )
     bf16, copied = ceilings()
     print(
@@ -78,12 +78,12 @@ def machine(device: str) -> None:
 
 
 def free(folder: str) -> float:
-    """GiB that are free where a folder is."""
+    """Return the free space in GiB on the disk of a folder; 0 if the folder does not exist."""
     return shutil.disk_usage(folder).free / 2**30 if os.path.isdir(folder) else 0.0
 
 
 def ceilings() -> tuple[float, float]:
-    """Operations and bytes per second of the GPU."""
+    """Return the operations/s and the bytes/s that the GPU reaches."""
     import torch
 
     from dblrgan_mm import measuring
@@ -104,7 +104,7 @@ def imports() -> None:
         begin = time.time()
         try:
             importlib.import_module(name)
-        except Exception as error:  # each part is looked at
+        except Exception as error:  # continue with the other parts
             faults.append(f'{name}: {type(error).__name__}: {error}')
         print(f'{name}: {time.time() - begin:.1f} s' if not faults else faults[-1], flush=True)
     if faults:

@@ -1,8 +1,8 @@
-"""Pack what ``make gpu`` needs on a machine that is reached by copying files, and say the sizes.
+"""Pack what ``make gpu`` needs on a machine that is reached by copying files, and print the sizes.
 
-Writes ``CARRY/wheels`` and, with ``--data``, ``CARRY/data_1.tar`` and so on: JPEG files in GoPro's
-layout. What travels with one command (the repository, the wheels with the first part, and one part)
-stays below the limit. docs/gpu.md says what to do with it.
+Writes ``CARRY/wheels`` and, with ``--data``, ``CARRY/data_1.tar``, ``CARRY/data_2.tar`` and so on:
+JPEG files in GoPro's layout. What is copied with one command stays below the limit: the
+repository and one data part, the first part together with the wheels. See docs/gpu.md for its use.
 """
 
 import argparse
@@ -18,32 +18,36 @@ from dblrgan_mm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
-SPARE = 1 * MIB  # for the names of files, and archives' blocks
+SPARE = 1 * MIB  # for file names and the padding of archives
 PYTHON = '3.12'
 PLATFORMS = ('manylinux_2_28', 'manylinux_2_27', 'manylinux_2_17', 'manylinux2014', 'manylinux1')
-# what MMagic imports beside torch; the versions are those of requirements/lock.txt
+# what MMagic imports besides torch; versions are taken from requirements/lock.txt
 PACKAGES = """
     mmengine mmcv-lite mmagic diffusers transformers tokenizers huggingface-hub addict yapf
     termcolor platformdirs albumentations albucore simsimd stringzilla pydantic pydantic-core
     annotated-types typing-inspection typing-extensions lpips resize-right setuptools
 """.split()  # noqa: SIM905
 
-# a clip's name and its frames, blurry and sharp, as JPEG files
+# a clip's name and its (blurry, sharp) frames as JPEG files
 Encoded = tuple[str, list[tuple[bytes, bytes]]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
     add = parser.add_argument
-    add('carry', metavar='CARRY', type=Path, help='folder to write')
+    add('carry', metavar='CARRY', type=Path, help='output folder')
     add('--data', type=Path, help='data set with blurry and sharp frames, or a clip store of it')
-    add('--layout', default='gopro', help='its layout (gopro)')
-    add('--rows', type=launch.positive, default=240, help='rows that frames are shrunk to (240)')
-    add('--quality', type=int, default=95, help='of the JPEG files (95)')
-    add('--limit-mib', type=float, default=64, help='what travels with one command, in MiB (64)')
-    add('--parts', type=launch.positive, default=2, help='parts of the data, at most (2)')
-    add('--test-frames', type=launch.positive, default=40, help='kept for validation, about (40)')
-    add('--no-wheels', action='store_true', help='leave the wheels that are there as they are')
+    add('--layout', default='gopro', help='layout of the data set (default: gopro)')
+    add('--rows', type=launch.positive, default=240,
+        help='height that frames are shrunk to (default: 240)')  # fmt: skip
+    add('--quality', type=int, default=95, help='quality of the JPEG files (default: 95)')
+    add('--limit-mib', type=float, default=64,
+        help='largest size to copy with one command, in MiB (default: 64)')  # fmt: skip
+    add('--parts', type=launch.positive, default=2,
+        help='largest number of data parts (default: 2)')  # fmt: skip
+    add('--test-frames', type=launch.positive, default=40,
+        help='approximate number of frames for validation (default: 40)')  # fmt: skip
+    add('--no-wheels', action='store_true', help='keep the existing wheels')
     args = parser.parse_args()
     args.carry.mkdir(parents=True, exist_ok=True)
     wheels = args.carry / 'wheels'
@@ -57,30 +61,30 @@ def main() -> None:
     if room[0] < 0:
         raise UserError(
             f'repository and wheels have {sum(sizes.values()) / MIB:.1f} MiB, more than '
-            f'--limit-mib {args.limit_mib:g}; leave large files out of the repository'
+            f'--limit-mib {args.limit_mib:g}; remove large files from the repository'
         )
     if args.data:
         pack_data(args, room)
 
 
 def download(folder: Path) -> None:
-    """Fetch the wheels for the other machine's Python."""
+    """Download the wheels for the target machine's Python."""
     wanted = locked(ROOT / 'requirements' / 'lock.txt')
     platforms = [f'--platform={name}_x86_64' for name in PLATFORMS]
     folder.mkdir(exist_ok=True)
     for file in folder.glob('*.whl'):
-        file.unlink()  # two versions of a package would stop the installation
+        file.unlink()  # two versions of a package would fail the installation
     command = [
         sys.executable, '-m', 'pip', 'download', '--quiet', '--disable-pip-version-check',
         '--no-deps', '--only-binary=:all:', '--python-version', PYTHON, '--implementation', 'cp',
         *platforms, '--dest', str(folder), *wanted,
     ]  # fmt: skip
     if subprocess.run(command, check=False).returncode:
-        raise UserError('the wheels could not be fetched, see above; is there a network?')
+        raise UserError('downloading the wheels failed, see above; check the network')
 
 
 def locked(lock: Path) -> list[str]:
-    """The packages with the versions that a lock file has for the other machine."""
+    """Return the packages with their versions in a lock file for the target machine."""
     from packaging.requirements import Requirement
 
     there = dict(
@@ -94,12 +98,12 @@ def locked(lock: Path) -> list[str]:
             versions[entry.name.lower().replace('_', '-')] = f'{entry.name}{entry.specifier}'
     missing = [name for name in PACKAGES if name not in versions]
     if missing:
-        raise UserError(f'{lock} lacks {", ".join(missing)}; add them, or correct PACKAGES')
+        raise UserError(f'{lock} lacks {", ".join(missing)}; add them there, or correct PACKAGES')
     return [versions[name] for name in PACKAGES]
 
 
 def tree_size() -> int:
-    """Bytes of the repository's files that git does not ignore."""
+    """Return the total size in bytes of the repository's files that git does not ignore."""
     listed = subprocess.run(
         ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'],  # noqa: S607
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -109,12 +113,15 @@ def tree_size() -> int:
 
 
 def pack_data(args: argparse.Namespace, room: list[int]) -> None:
-    """Write the parts; of clips that are too many, the beginning of each is kept."""
+    """Write the data parts; if the clips do not fit, keep only the beginning of each."""
     train, test = encoded_clips(args)
     total = sum(size_of(clip) for clip in train)
     held = sum(size_of(clip) for clip in test)
     if held > room[0]:
-        raise UserError(f'the test frames need {held / MIB:.1f} MiB; lower --test-frames')
+        raise UserError(
+            f'the test frames need {held / MIB:.1f} MiB and do not fit into the first part; lower '
+            '--test-frames'
+        )
     share = min(1.0, (sum(room) - held) / max(1, total))
     pieces = [('test', *clip) for clip in test]
     for name, frames in train:
@@ -129,7 +136,7 @@ def pack_data(args: argparse.Namespace, room: list[int]) -> None:
             while pieces:
                 split, name, frames = pieces[0]
                 fitting = fit(frames, left)
-                # the rest of a clip that is cut becomes a clip of its own; a window has five frames
+                # the rest of a split clip becomes another clip; both need five frames, a window
                 if fitting < len(frames) and (fitting < 5 or len(frames) - fitting < 5):
                     break
                 write(archive, split, f'{name}_{number}', frames[:fitting])
@@ -150,7 +157,7 @@ def pack_data(args: argparse.Namespace, room: list[int]) -> None:
 
 
 def encoded_clips(args: argparse.Namespace) -> tuple[list[Encoded], list[Encoded]]:
-    """The clips for training, and some frames in the middle of each clip for validation."""
+    """Return the training clips, and some frames from the middle of each test clip."""
     from dblrgan_mm.clips import clip_store, layouts
 
     if clip_store.is_store(args.data):
@@ -161,7 +168,7 @@ def encoded_clips(args: argparse.Namespace) -> tuple[list[Encoded], list[Encoded
         source, splits = layouts, list(layouts.LAYOUTS[args.layout].splits)
     others = [name for name in splits if name != 'train']
     if 'train' not in splits or not others:
-        raise UserError(f'{args.data} needs the splits train and test, it has {", ".join(splits)}')
+        raise UserError(f'{args.data} needs the splits train and test; it has {", ".join(splits)}')
     train = source.load_clips(args.layout, args.data, 'train')
     test = source.load_clips(args.layout, args.data, others[-1])[: max(1, args.test_frames // 5)]
     each = max(5, args.test_frames // len(test))
@@ -177,7 +184,7 @@ def encoded_clips(args: argparse.Namespace) -> tuple[list[Encoded], list[Encoded
 
 
 def encoded(clip, which: slice, args: argparse.Namespace) -> Iterator[tuple[bytes, bytes]]:
-    """Pairs of a clip as JPEG files of ``args.rows`` rows."""
+    """Yield the frame pairs of a clip as JPEG files of at most ``args.rows`` rows."""
     import cv2
 
     from dblrgan_mm.clips import clip_store
@@ -197,7 +204,7 @@ def encoded(clip, which: slice, args: argparse.Namespace) -> Iterator[tuple[byte
 
 
 def blocks(content: bytes) -> int:
-    """Bytes that a file takes in an archive."""
+    """Return the bytes that a file takes in an archive."""
     return 512 + -(-len(content) // 512) * 512
 
 
@@ -206,7 +213,7 @@ def size_of(clip: Encoded) -> int:
 
 
 def fit(frames: list[tuple[bytes, bytes]], room: int) -> int:
-    """How many of the frames fit into so many bytes."""
+    """Return how many of the frames fit into ``room`` bytes."""
     for count, pair in enumerate(frames):
         room -= sum(map(blocks, pair))
         if room < 0:

@@ -1,8 +1,9 @@
-"""Train a network on torch alone, for a machine on which MMagic cannot be imported.
+"""Train a network with torch only, for a machine on which MMagic cannot be imported.
 
-The clips are kept on the device, as by ``ClipsOnDevicePreprocessor``. Network, batch, crop and
-learning rate are those of ``configs/gpu``, the optimiser is Adam. Stops at a given time, by which
-the learning rate falls, and writes ``plain.pth`` in WORK now and then: the average of the weights.
+Keeps the clips on the device, as ``ClipsOnDevicePreprocessor`` does. Network, batch, crop and
+learning rate are those of ``configs/gpu``; the optimiser is Adam. The learning rate decays until
+the given end time. Writes the average of the weights to ``WORK/plain.pth`` once a minute and at
+the end.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from torch import nn
 
 ROOT = Path(__file__).resolve().parents[2]
 CANDIDATES = 8
-# by the name of the config: module, class, arguments, batch, crop, learning rate
+# config name: module, class, arguments, batch, crop, learning rate
 NETWORKS = {
     'dblrnet_ms': ('multiscale_dblrnet', 'MultiScaleDBLRNet', {}, 64, 192, 1e-3),
     'dblrnet_plus': ('dblrnet', 'DBLRNet', dict(norm=None, residual=True), 28, 192, 6e-4),
@@ -28,7 +29,7 @@ NETWORKS = {
 
 
 def stand_in() -> None:
-    """Put stand-ins for MMEngine and MMagic in place, as far as the networks need them."""
+    """Install stubs for the parts of MMEngine and MMagic that the networks import."""
 
     class Module(nn.Module):
         def __init__(self, init_cfg: dict | None = None) -> None:
@@ -50,7 +51,7 @@ def stand_in() -> None:
     package = importlib.import_module('dblrgan_mm')
     add('dblrgan_mm.compat', apply=list)
     package.compat = sys.modules['dblrgan_mm.compat']
-    # its __init__ imports all of MMagic's parts
+    # skip its __init__, which imports MMagic
     add('dblrgan_mm.models', __path__=[str(ROOT / 'dblrgan_mm' / 'models')])
 
 
@@ -96,11 +97,11 @@ def train(args: argparse.Namespace) -> None:
                 raise
             optimiser.zero_grad()
             batch //= 2
-            print(f'memory ran out: batch {batch}', flush=True)
+            print(f'out of memory: the batch is now {batch}', flush=True)
             continue
         optimiser.step()
         with torch.no_grad():
-            # a short average first, so that the first weights do not stay in it
+            # average over few steps at first, so that the initial weights are soon forgotten
             momentum = max(1e-3, 1 / (step + 1))
             torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), momentum)
         step += 1
@@ -114,11 +115,11 @@ def train(args: argparse.Namespace) -> None:
             saved = time.time()
             save(average, args.work)
     save(average, args.work)
-    print(f'the plain loop: {step} steps in {time.time() - begin:.0f} s')
+    print(f'plain loop: {step} steps in {time.time() - begin:.0f} s')
 
 
 def draw(clips, count: int, crop: int, reach: int, device: torch.device) -> torch.Tensor:
-    """Places (count, 6) of crops, picked where the blur is."""
+    """Draw the places (count, 6) of crops; blurry regions are preferred."""
     shape = (count, CANDIDATES)
 
     def below(limit: torch.Tensor) -> torch.Tensor:
@@ -143,10 +144,10 @@ def save(average: nn.Module, work: Path) -> None:
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
-    parser.add_argument('config', help='its name says which network')
+    parser.add_argument('config', help='config file; its name selects the network')
     parser.add_argument('store', type=Path, help='clip store')
-    parser.add_argument('work', type=Path, help='folder of plain.pth')
-    parser.add_argument('--until', type=float, required=True, help='seconds since 1970')
+    parser.add_argument('work', type=Path, help='folder for plain.pth')
+    parser.add_argument('--until', type=float, required=True, help='end, in seconds since 1970')
     parser.add_argument('--device', default='cuda')
-    parser.add_argument('--dry', action='store_true', help='tiny')
+    parser.add_argument('--dry', action='store_true', help='use a tiny network and batch')
     train(parser.parse_args())

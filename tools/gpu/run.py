@@ -1,8 +1,8 @@
-"""Test, train and measure on a machine with a GPU, by one command: ``make gpu``.
+"""Test, train and measure on a machine with a GPU with one command: ``make gpu``.
 
-A call does what is left, and ends before its own time limit. The next call with the same work
-folder goes on. Each part is a process of its own, so that the failure of one leaves the others
-alone. Whatever happens, OUT holds a report of what is known so far. docs/gpu.md has the details.
+A call does the parts that are left and ends before its own time limit; the next call with the same
+work folder continues. Each part runs in its own process, so that its failure does not affect the
+others. OUT always holds a report of the results so far. See docs/gpu.md for details.
 
 Imports the standard library only.
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / 'tools'
 SAMPLE = ROOT / 'tests' / 'data' / 'gopro'
-SPARE = 12  # seconds at the end of a call, to write the report and the weights
+SPARE = 12  # seconds reserved at the end of a call for writing the report and the weights
 WARM_UP = 500  # iterations, as in the configs
 PEERS = ('basicvsr_pp', 'nafnet')  # of configs/baselines
 DRY_NETWORK = {
@@ -33,16 +33,16 @@ DRY_NETWORK = {
 
 
 class CallOverError(Exception):
-    """This call has to end; the next one goes on."""
+    """This call has to end; the next one continues."""
 
 
 class Run:
-    """What is known of a run, kept in ``status.json`` of the work folder.
+    """The state of a run, kept in ``status.json`` in the work folder.
 
     Attributes:
-        parts: by name, ``state`` ('running', 'done', 'failed' or 'skipped'), ``seconds`` and
-            ``note``.
-        flags: what went wrong or was done in another way, one line each.
+        parts: for each part by name, its ``state`` ('running', 'done', 'failed' or 'skipped'),
+            ``seconds`` and ``note``.
+        flags: problems and deviations from the plan, one line each.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -72,7 +72,7 @@ class Run:
         return all(self.parts.get(name, {}).get('state') in ENDED for name, *_ in PARTS)
 
     def flag(self, text: str) -> None:
-        """Note something for the report, once."""
+        """Add a line to the report, unless it is there already."""
         if text not in self.flags:
             self.flags.append(text)
             print(f'! {text}', flush=True)
@@ -94,13 +94,13 @@ class Run:
     def command(self, name: str, *command, limit: float) -> tuple[int, str]:
         """Run a command of a part; returns its exit code and the last line that it printed.
 
-        Where it takes longer than its limit, or than the time budget, it is ended with code 124.
+        A command that exceeds its limit or the time budget is killed; its exit code is 124.
 
         Raises:
-            CallOverError: it was ended because this call has to end.
+            CallOverError: if it was killed because this call has to end.
         """
         if self.cpu:
-            limit *= 4  # a processor takes longer, and may be busy
+            limit *= 4  # a CPU is slower, and may be busy
         limit = max(1.0, min(limit, self.left(), self.left_of_call()))
         with open(self.logs / f'{name}.log', 'a') as log:
             log.write(f'$ {" ".join(map(str, command))}\n')
@@ -115,7 +115,7 @@ class Run:
             except subprocess.TimeoutExpired:
                 if self.left_of_call() <= 0:
                     raise CallOverError from None
-                return 124, f'ended after {limit:.0f} s: it took too long, or the time is over'
+                return 124, f'killed after {limit:.0f} s: it took too long, or the time is up'
             finally:
                 kill_group(process)
         return code, last_line(self.logs / f'{name}.log')
@@ -125,7 +125,7 @@ ENDED = ('done', 'failed', 'skipped')
 
 
 def environment(args: argparse.Namespace) -> dict[str, str]:
-    """The environment of every part: where the packages are, and no look at the network."""
+    """Return the environment of every part: the package paths, and no update checks."""
     paths = [str(args.site), str(ROOT), os.environ.get('PYTHONPATH', '')]
     found = dict(
         os.environ,
@@ -141,28 +141,28 @@ def environment(args: argparse.Namespace) -> dict[str, str]:
 
 
 def kill_group(process: subprocess.Popen) -> None:
-    """End a process and its children, such as the workers of a data loader."""
+    """Kill a process and its children, such as the workers of a data loader."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that says something: of a Python traceback the error."""
+    """Return the last non-empty line of a log; for a Python traceback this is the error."""
     if not log.is_file():
         return ''
     lines = [line.strip() for line in log.read_text(errors='replace').splitlines()]
     return next((line for line in reversed(lines) if line), '')[:300]
 
 
-# The parts. Each returns (state, note). A part that is cut off by the end of a call runs again.
+# The parts. Each returns (state, note). A part that the end of a call interrupts runs again.
 
 
 def wheels(run: Run) -> tuple[str, str]:
-    """Install the packages that were carried here."""
+    """Install the packages that were copied to this machine."""
     found = sorted(run.args.wheels.glob('*.whl')) if run.args.wheels else []
     if not found:
-        return 'skipped', 'no wheels given: the packages of this Python are used'
+        return 'skipped', 'no wheels given: using the packages of this Python'
     code, line = run.command(
         'wheels', '-m', 'pip', 'install', '--quiet', '--no-index', '--no-deps', '--no-compile',
         '--upgrade', '--target', run.args.site, *found, limit=120,
@@ -171,7 +171,7 @@ def wheels(run: Run) -> tuple[str, str]:
 
 
 def machine(run: Run) -> tuple[str, str]:
-    """What the GPU is, and whether it can be used."""
+    """Report the GPU and check that it can be used."""
     code, line = run.command(
         'machine', TOOLS / 'gpu' / 'checks.py', 'machine', run.args.device, limit=120
     )
@@ -179,16 +179,16 @@ def machine(run: Run) -> tuple[str, str]:
 
 
 def imports(run: Run) -> tuple[str, str]:
-    """Whether MMagic and this package can be imported; without them the plain loop trains."""
+    """Check that MMagic and this package can be imported; if not, the plain loop trains."""
     code, line = run.command('imports', TOOLS / 'gpu' / 'checks.py', 'imports', limit=150)
     if code:
         run.facts['plain'] = True
-        run.flag(f'the plain loop trains, since MMagic cannot be imported: {line}')
+        run.flag(f'the plain loop trains because an import failed: {line}')
     return ('failed' if code else 'done'), line
 
 
 def tests(run: Run) -> tuple[str, str]:
-    """The tests that need CUDA; in a dry run they are collected and skipped."""
+    """Run the tests that need CUDA; a dry run collects and skips them."""
     code, line = run.command(
         'tests', '-m', 'pytest', '-q', '-rs', '--confcutdir', ROOT / 'tests' / 'test_gpu',
         '-p', 'no:cacheprovider', ROOT / 'tests' / 'test_gpu', *(['-m', 'cuda'] if run.cpu else []),
@@ -200,15 +200,15 @@ def tests(run: Run) -> tuple[str, str]:
 
 
 def data(run: Run) -> tuple[str, str]:
-    """Make a clip store of the frames that were carried here."""
+    """Make a clip store of the frames that were copied to this machine."""
     source, store = run.args.data, run.work / 'store'
     if source and (source / 'index.json').is_file():
         run.facts['data'] = str(source)
         return 'done', f'{source} is a clip store'
     if not source or not (source / 'train').is_dir():
         run.flag(
-            f'no frames in {source}/train: the bundled sample clips are used' if source
-            else 'no DATA given: the bundled sample clips are used'
+            f'no frames in {source}/train: using the bundled sample clips' if source
+            else 'no DATA given: using the bundled sample clips'
         )  # fmt: skip
         source = SAMPLE
     shutil.rmtree(store, ignore_errors=True)
@@ -223,9 +223,9 @@ def data(run: Run) -> tuple[str, str]:
 
 
 def smoke(run: Run) -> tuple[str, str]:
-    """A short training of the sample config, and a resume of it."""
+    """Train the sample config briefly, then resume it."""
     if run.cpu:
-        return 'skipped', 'in a dry run the next part is enough'
+        return 'skipped', 'a dry run needs only the next part'
     work = run.work / 'smoke'
     command = (
         TOOLS / 'train.py', ROOT / 'configs' / 'dblrgan_sample.py', '--amp', '--work-dir', work,
@@ -240,13 +240,13 @@ def smoke(run: Run) -> tuple[str, str]:
         if code:
             run.flag(f'the sample training failed at {iterations} iterations: {line}')
             return 'failed', line
-    return 'done', '20 iterations of a GAN in mixed precision, and 5 after a resume'
+    return 'done', '20 iterations of a GAN in mixed precision, then 5 after resuming'
 
 
 def rate(run: Run) -> tuple[str, str]:
-    """Train for a moment, to learn how many iterations fit; halves the batch if memory runs out."""
+    """Train briefly to find how many iterations fit; halves the batch when out of memory."""
     if run.facts.get('plain'):
-        return 'skipped', 'the plain loop goes by the clock'
+        return 'skipped', 'the plain loop trains until a given time'
     if 'data' not in run.facts:
         return 'failed', 'there are no data'
     steps = 4 if run.cpu else 150
@@ -263,13 +263,13 @@ def rate(run: Run) -> tuple[str, str]:
         text = (run.logs / 'rate.log').read_text(errors='replace')
         if code and 'out of memory' in text.lower() and batch < 16:
             run.facts['batch_divisor'] = 2 * batch
-            run.flag(f'memory ran out: batch divided by {2 * batch}')
+            run.flag(f'out of memory: batch size divided by {2 * batch}')
             continue
         break
     times = logged(work, 'time')
     if code or not times:
         run.facts['plain'] = True
-        run.flag(f'the plain loop trains, since {run.args.config} failed: {line}')
+        run.flag(f'the plain loop trains because {run.args.config} failed: {line}')
         return 'failed', line
     run.facts['seconds_per_step'] = times[-1]
     memory = logged(work, 'memory')
@@ -277,20 +277,20 @@ def rate(run: Run) -> tuple[str, str]:
 
 
 def logged(work: Path, name: str) -> list[float]:
-    """The values of a quantity that a training has logged."""
+    """Return the logged values of a quantity."""
     found = []
     for file in sorted(work.glob('*/vis_data/scalars.json')):
         for line in file.read_text().splitlines():
             try:
                 value = json.loads(line).get(name)
-            except json.JSONDecodeError:  # cut off
+            except json.JSONDecodeError:  # truncated line
                 continue
             found += [value] if isinstance(value, (int, float)) else []
     return found
 
 
 def training_command(run: Run, work: Path, iterations: int, amp: bool = True) -> list:
-    """``tools/train.py`` for a number of iterations; options may follow."""
+    """Return the command that trains for some iterations; config options may be appended."""
     args = run.args
     warm_up = min(WARM_UP, max(1, iterations // 10))
     command = [
@@ -307,7 +307,7 @@ def training_command(run: Run, work: Path, iterations: int, amp: bool = True) ->
 
 
 def batch_size(run: Run) -> int:
-    """The batch of the config, read without importing it."""
+    """Return the batch size of the config, read by another process, which imports MMEngine."""
     code = (
         'import sys; from mmengine.config import Config; '
         'print(Config.fromfile(sys.argv[1]).train_dataloader.batch_size)'
@@ -320,7 +320,7 @@ def batch_size(run: Run) -> int:
 
 
 def small(run: Run) -> list[str]:
-    """Options of a dry run: a tiny network, small crops."""
+    """Return the options of a dry run: a tiny network and small crops."""
     if not run.cpu:
         return []
     network = DRY_NETWORK.get(Path(run.args.config).stem, '').split()
@@ -334,7 +334,7 @@ def small(run: Run) -> list[str]:
 
 
 def train(run: Run) -> tuple[str, str]:
-    """Start the training in a session of its own, or wait for one that runs."""
+    """Start the training in a new session, or wait for the running one."""
     work = run.work / 'training'
     file = work / 'training.json'
     work.mkdir(exist_ok=True)
@@ -360,7 +360,7 @@ def train(run: Run) -> tuple[str, str]:
 
 
 def progress(run: Run) -> str:
-    """How far the training is, by its log."""
+    """Summarise the progress of the training from its log."""
     work = run.work / 'training'
     steps, times = logged(work, 'step'), logged(work, 'time')
     if not steps or not times:
@@ -387,22 +387,22 @@ def is_alive(pid: int | None) -> bool:
 
 
 def start_training(run: Run, work: Path) -> str:
-    """Start the training and what watches it; returns why not, if it was not started."""
+    """Start watch.py, which runs the training; returns the reason if it was not started."""
     args = run.args
-    reserve = min(300.0, 0.25 * 60 * args.minutes)  # for the test and the benchmarks
+    reserve = min(300.0, 0.25 * 60 * args.minutes)  # seconds for the test and the benchmarks
     seconds = run.left() - reserve
     if seconds < (5 if run.cpu else 60):
-        return f'out of time: {run.left():.0f} s of {args.minutes} minutes are left'
+        return f'out of time: only {run.left():.0f} s of {args.minutes} minutes are left'
     starts = run.facts.get('starts', 0) + 1
     if starts > 3:
-        raise RuntimeError('the training and what watches it were killed three times')
+        raise RuntimeError('the training and its watcher were killed three times')
     step = run.facts.get('seconds_per_step')
-    # 30 s go into the start, and 5 % into validation and checkpoints
+    # the start takes 30 s, validation and checkpoints 5 %
     start = 0 if run.cpu else 30
     if 'iterations' not in run.facts:
         fit = int(0.92 * (seconds - start) / step) if step else 1
         run.facts['iterations'] = max(2, min(fit, 10 if run.cpu else fit) // 2 * 2)
-    iterations = run.facts['iterations']  # set once: a resumed schedule cannot be prolonged
+    iterations = run.facts['iterations']  # set once: a resumed schedule cannot be extended
     options = [
         f'train_cfg.val_interval={iterations // 2}',
         f'default_hooks.checkpoint.interval={max(2, math.ceil(60 / step) if step else 2)}',
@@ -456,8 +456,10 @@ def test(run: Run) -> tuple[str, str]:
 
 
 def benchmark_infer(run: Run) -> tuple[str, str]:
-    """Restoring at 720p: the trained generator, or else the released one, against a plain loop,
-    peers and the ceilings."""
+    """Benchmark restoring at 720p against a plain loop, peers and the machine's limits.
+
+    Uses the trained generator, or the released one if there is none.
+    """
     network = best_checkpoint(run) or 'dblrnet_plus'
     clip = SAMPLE / 'test' / 'sam2_blocks_carry'
     size = ['--frames', 3, '--repeats', 1] if run.cpu else ['--size', '1280x720', '--frames', 12]
@@ -472,7 +474,7 @@ def benchmark_infer(run: Run) -> tuple[str, str]:
 
 
 def benchmark_train(run: Run) -> tuple[str, str]:
-    """A training step of the config against the ceilings, and how long it waits for data."""
+    """Benchmark a training step against the machine's limits, and its waits for data."""
     if 'data' not in run.facts:
         return 'failed', 'there are no data'
     few = ['--steps', 1, '--repeats', 1] if run.cpu else ['--steps', 10]
@@ -485,7 +487,7 @@ def benchmark_train(run: Run) -> tuple[str, str]:
     return ('failed' if code else 'done'), line
 
 
-# name, function, seconds that it should have before the call ends, whether its failure ends the run
+# name, function, seconds it needs to start in a call, whether its failure ends the run
 PARTS = (
     ('wheels', wheels, 60, True),
     ('machine', machine, 30, True),
@@ -502,34 +504,34 @@ PARTS = (
 
 
 def do_parts(run: Run) -> str:
-    """Do what is left; returns a line that says how the call ended."""
+    """Do the parts that are left; returns a line that says how the call ended."""
     for name, function, least, needed in PARTS:
         known = run.parts.get(name, {})
         if known.get('state') in ENDED:
             if needed and known['state'] == 'failed':
-                return f'{name} failed before: {known["note"]}; mend it, delete {run.work}, repeat'
+                return f'{name} failed before: {known["note"]}; fix it, delete {run.work}, repeat'
             continue
         if name in run.args.skip:
             run.end(name, 'skipped', 0, 'by --skip')
             continue
         if run.left() <= 0:
-            run.end(name, 'skipped', 0, f'out of time: the {run.args.minutes} minutes are over')
-            run.flag(f'{name} was left out: out of time')
+            run.end(name, 'skipped', 0, f'out of time: the {run.args.minutes} minutes are up')
+            run.flag(f'{name} was skipped: out of time')
             continue
         if run.left_of_call() < min(least, 20 * run.args.call_minutes):
-            return f'this call is over before {name}; repeat the same command'
+            return f'no time left in this call for {name}; repeat the same command'
         begin = time.time()
         tries = known.get('tries', 0) + (name != 'train')
         if tries > 2:
-            run.end(name, 'failed', 0, 'two calls ended in the middle of it')
+            run.end(name, 'failed', 0, 'two calls ended while it was running')
             continue
         run.parts[name] = dict(state='running', tries=tries)
         run.save()
         try:
             state, note = function(run)
         except CallOverError:
-            return f'this call is over within {name}, which goes on; repeat the same command'
-        except Exception as error:  # the other parts go on
+            return f'this call ended during {name}, which continues; repeat the same command'
+        except Exception as error:  # continue with the other parts
             state, note = 'failed', f'{type(error).__name__}: {error}'
         run.end(name, state, time.time() - begin, note)
         if needed and state == 'failed':
@@ -539,12 +541,15 @@ def do_parts(run: Run) -> str:
     return f'finished, but failed: {", ".join(failed)}' if failed else 'finished'
 
 
-# What comes back
+# The results
 
 
 def best_checkpoint(run: Run) -> Path | None:
-    """The checkpoint of the best validation; the newest one while the training is not over, or
-    if it was cut off before its last validation; else that of the plain loop."""
+    """Return the checkpoint to publish, None if there is none.
+
+    That is the one of the best validation if the training is complete, else the newest one; without
+    either, that of the plain loop.
+    """
     work = run.work / 'training'
 
     def iteration(path: Path) -> int:
@@ -559,7 +564,7 @@ def best_checkpoint(run: Run) -> Path | None:
 
 
 def collect(run: Run) -> None:
-    """Write OUT: report, status, figures, weights and an archive of the logs."""
+    """Write OUT: report, status, benchmark results, weights and an archive of the logs."""
     out: Path = run.args.out
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = best_checkpoint(run)
@@ -576,11 +581,11 @@ def collect(run: Run) -> None:
             archive.add(file, file.relative_to(run.work))
     for file in out.iterdir():
         if file.stat().st_size > run.args.file_mib * 2**20:
-            run.flag(f'{file} has more than {run.args.file_mib} MiB and may not come back')
+            run.flag(f'{file} is larger than {run.args.file_mib} MiB and may not be copied back')
 
 
 def collect_weights(run: Run, checkpoint: Path) -> None:
-    """Publish a checkpoint's generator to OUT, with its scores; older ones go when it is there."""
+    """Publish a checkpoint's generator with its scores to OUT, then remove older ones."""
     scores = run.facts.get('scores')
     state = [checkpoint.name, checkpoint.stat().st_mtime, scores]
     if run.facts.get('collected') == state:
@@ -609,14 +614,14 @@ def collect_weights(run: Run, checkpoint: Path) -> None:
 
 
 def write_report(run: Run) -> None:
-    """Write report.md anew, from what is known."""
+    """Rewrite report.md from the current state."""
     lines = ['# Run on a GPU', '', f'Config `{run.args.config}`, {run.args.minutes} minutes.', '']
-    lines += [f'- {flag}' for flag in run.flags] or ['Nothing went wrong so far.']
+    lines += [f'- {flag}' for flag in run.flags] or ['No problems so far.']
     lines += ['', '| part | state | s | note |', '|---|---|---:|---|']
     for name, part in run.parts.items():
         note = part.get('note', '').replace('|', '/')
         lines.append(f'| {name} | {part["state"]} | {part.get("seconds", "")} | {note} |')
-    lines += ['', f'Training: {progress(run) or "not begun"}.']
+    lines += ['', f'Training: {progress(run) or "not started"}.']
     for key, value in run.facts.items():
         lines.append(f'\n{key}: {value}')
     for name in ('machine', 'tests', 'test', 'benchmark_infer', 'benchmark_train'):
@@ -631,17 +636,17 @@ def write_report(run: Run) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
     add = parser.add_argument
-    add('--config', default='configs/gpu/dblrnet_ms.py', help='what is trained')
+    add('--config', default='configs/gpu/dblrnet_ms.py', help='config to train')
     add('--data', type=Path, help="clips in GoPro's layout, or a clip store of them")
-    add('--wheels', type=Path, help='folder of packages to install first')
-    add('--site', type=Path, default=Path('/tmp/site'), help='where they go')  # noqa: S108
-    add('--work', type=Path, default=Path('work_dirs/gpu'), help='kept between calls')
-    add('--out', type=Path, help='what comes back (default: WORK/out)')
-    add('--minutes', type=float, default=20, help='from the first call on (20)')
-    add('--call-minutes', type=float, default=9.5, help='after which a call ends (9.5)')
-    add('--file-mib', type=float, default=16, help='size of a file that comes back (16)')
+    add('--wheels', type=Path, help='folder of wheels to install first')
+    add('--site', type=Path, default=Path('/tmp/site'), help='folder to install them into')  # noqa: S108
+    add('--work', type=Path, default=Path('work_dirs/gpu'), help='work folder, kept between calls')
+    add('--out', type=Path, help='folder for the results (default: WORK/out)')
+    add('--minutes', type=float, default=20, help='total time from the first call (default: 20)')
+    add('--call-minutes', type=float, default=9.5, help='time limit of a call (default: 9.5)')
+    add('--file-mib', type=float, default=16, help='report larger result files (default: 16)')
     add('--skip', nargs='*', default=[], metavar='PART', choices=[name for name, *_ in PARTS])
-    add('--device', choices=['cuda', 'cpu'], default='cuda', help='cpu: a dry run, tiny')
+    add('--device', choices=['cuda', 'cpu'], default='cuda', help='cpu: a tiny dry run')
     args = parser.parse_args()
     args.work = args.work.resolve()
     args.out = (args.out or args.work / 'out').resolve()

@@ -1,7 +1,7 @@
-"""Run the attempts of a training one after the other, until one succeeds or the time is over.
+"""Run the attempts of a training one after another until one succeeds or the time is up.
 
-Started by ``run.py`` in a session of its own, so that it outlives the call. Reads ``plan.json`` of
-the work folder and writes ``training.json`` there. Imports the standard library only.
+``run.py`` starts it in a new session, so that it outlives the call. Reads ``plan.json`` in the work
+folder and writes ``training.json`` there. Imports the standard library only.
 """
 
 import json
@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-GRACE = 60  # seconds from SIGTERM, after which a training saves and ends, to SIGKILL
+GRACE = 60  # seconds between SIGTERM, on which a training saves and ends, and SIGKILL
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def attempt(command: list[str], log: Path, deadline: float) -> int:
-    """The exit code of a command, which is asked to end at the deadline."""
+    """Run a command, ask it to end at the deadline, and return its exit code."""
     with open(log, 'a') as out:
         process = subprocess.Popen(
             [sys.executable, *command], stdout=out, stderr=subprocess.STDOUT, start_new_session=True

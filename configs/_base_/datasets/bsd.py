@@ -1,8 +1,8 @@
-# BSD; docs/bsd.md says how to get it and where to put it.
+# BSD; docs/bsd.md explains how to get it and where to put it.
 _base_ = ['./video_clips.py']
 
 data_root = 'data/BSD'  # or a clip store made from it
-exposure = '2ms16ms'  # of the sharp and the blurry camera; or '1ms8ms', '3ms24ms'
+exposure = '2ms16ms'  # exposures of the sharp and the blurry camera; or '1ms8ms', '3ms24ms'
 train_dataloader = dict(
     dataset=dict(
         layout='bsd', data_root=data_root, layout_args=dict(exposure=exposure), split='train'

@@ -1,11 +1,11 @@
-# Training crops are cut on the device, from a clip store that is kept there whole. Crops are picked
-# where the blur is. Validation reads the same store, frame by frame.
+# Training crops are cut on the device, from a clip store that is loaded there completely. Crops are
+# picked where the blur is. Validation reads the same store frame by frame.
 _base_ = ['./gopro.py']
 
 data_root = 'data/clip_store'
 crop_size = 192
 
-# a config adds it to its model
+# each config adds this to its model
 data_preprocessor = dict(
     type='ClipsOnDevicePreprocessor', data_root=data_root, split='train', num_frames=5
 )
@@ -25,5 +25,5 @@ train_dataloader = dict(
 )
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader
-# a validation takes longer than a hundred steps: few frames, the quick score alone
+# a validation takes longer than a hundred iterations: use few frames and only PSNR, which is fast
 val_evaluator = [dict(type='PSNR')]

@@ -1,4 +1,4 @@
-# DVD (VideoDeblurring); docs/dvd.md says how to get it and where to put it.
+# DVD (VideoDeblurring); docs/dvd.md explains how to get it and where to put it.
 _base_ = ['./video_clips.py']
 
 data_root = 'data/DVD/quantitative_datasets'  # or a clip store made from it

@@ -1,4 +1,4 @@
-# GOPRO_Large; docs/gopro.md says how to get it and where to put it.
+# GOPRO_Large; docs/gopro.md explains how to get it and where to put it.
 _base_ = ['./video_clips.py']
 
 data_root = 'data/GOPRO_Large'  # or a clip store made from it

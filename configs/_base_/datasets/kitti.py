@@ -1,4 +1,4 @@
-# Blurred KITTI, for tests only; docs/kitti.md says how to get it and where to put it.
+# Blurred KITTI, for tests only; docs/kitti.md explains how to get it and where to put it.
 _base_ = ['./video_clips.py']
 
 data_root = 'data/BlurredKITTI'  # or a clip store made from it

@@ -1,4 +1,4 @@
-# Blur made from sharp videos, and real pairs; docs/weights.md says from which and how.
+# Blur synthesised from sharp videos, and real pairs; docs/weights.md names sources and method.
 _base_ = ['./gopro.py']
 
 data_root = 'data/mixed_store'

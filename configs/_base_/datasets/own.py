@@ -1,4 +1,4 @@
-# One's own clips; docs/own_data.md says what the patterns may hold.
+# Your own clips; docs/own_data.md explains the patterns.
 _base_ = ['./video_clips.py']
 
 data_root = 'data/own'  # or a clip store made from it

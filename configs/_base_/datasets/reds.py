@@ -1,4 +1,4 @@
-# REDS, deblurring track; docs/reds.md says how to get it and where to put it.
+# REDS, deblurring track; docs/reds.md explains how to get it and where to put it.
 _base_ = ['./video_clips.py']
 
 data_root = 'data/REDS'  # or a clip store made from it

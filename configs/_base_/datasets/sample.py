@@ -1,4 +1,4 @@
-# The clips that come with the repository, in GoPro's layout: enough to try everything.
+# The sample clips in the repository, in GoPro's layout: enough to try everything.
 _base_ = ['./gopro.py']
 
 data_root = '{{ fileDirname }}/../../../tests/data/gopro'

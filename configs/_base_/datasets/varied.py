@@ -1,5 +1,6 @@
-# Blur made from sharp videos in several variants, and real pairs; docs/weights.md says from which
-# and how. Crops are picked where the blur is, and a share of them is degraded as by a camera.
+# Several variants of blur synthesised from sharp videos, and real pairs; docs/weights.md names
+# sources and method. Crops are picked where the blur is, and some of them get camera noise or
+# compression.
 _base_ = ['./gopro.py']
 
 data_root = 'data/varied_store'

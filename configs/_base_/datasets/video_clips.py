@@ -1,4 +1,4 @@
-# What all data sets of clips share; each of them adds its layout, data_root and splits.
+# Settings shared by all data sets of clips; each of them adds its layout, data_root and splits.
 num_frames = 5
 
 train_pipeline = [

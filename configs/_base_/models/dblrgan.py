@@ -1,4 +1,4 @@
-# DBLRNet trained against the discriminator of frame sequences.
+# DBLRNet trained against the discriminator for frame sequences.
 _base_ = ['./dblrnet.py']
 
 model = dict(
@@ -7,5 +7,5 @@ model = dict(
     gan_loss=dict(type='AdversarialLoss', form='saturating', loss_weight=2e-4),
 )
 
-# the two players step in turn, so each is wrapped for itself
+# the two networks are updated alternately, so each has its own wrapper
 model_wrapper_cfg = dict(type='MMSeparateDistributedDataParallel')

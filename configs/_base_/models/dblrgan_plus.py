@@ -1,5 +1,5 @@
-# DBLRGAN by our recipe: the generator and loss of dblrnet_plus, the non-saturating adversarial
-# loss, and an average of the generator's weights.
+# DBLRGAN with our recipe: the generator and content loss of dblrnet_plus, the non-saturating
+# adversarial loss, and a moving average of the generator's weights.
 _base_ = ['./dblrgan.py']
 
 model = dict(

@@ -1,5 +1,5 @@
-# DBLRNet with the paper's layers, trained by content loss alone. With generator.color='rgb' set
-# pixel_loss.color='rgb', too.
+# DBLRNet with the paper's layers, trained with the content loss only. With generator.color='rgb',
+# also set pixel_loss.color='rgb'.
 model = dict(
     type='BaseEditModel',
     generator=dict(type='DBLRNet', num_frames=5),

@@ -1,5 +1,5 @@
-# MultiScaleDBLRNet, trained by content loss alone. With generator.color='rgb' set
-# pixel_loss.color='rgb', too.
+# MultiScaleDBLRNet, trained with the content loss only. With generator.color='rgb', also set
+# pixel_loss.color='rgb'.
 model = dict(
     type='BaseEditModel',
     generator=dict(type='MultiScaleDBLRNet', num_frames=5),

@@ -1,5 +1,5 @@
-# DBLRNet by our recipe: it predicts a difference, has no normalisation, and learns by a loss that
-# large errors do not rule.
+# DBLRNet with our recipe: it predicts the difference to the centre frame, has no normalisation, and
+# is trained with the Charbonnier loss, which large errors do not dominate.
 _base_ = ['./dblrnet.py']
 
 model = dict(

@@ -1,4 +1,4 @@
-# NAFNet, width 64, as MMagic has it.
+# MMagic's NAFNet, width 64.
 model = dict(
     type='BaseEditModel',
     generator=dict(

@@ -1,4 +1,4 @@
-# Restormer as MMagic has it.
+# MMagic's Restormer.
 model = dict(
     type='BaseEditModel',
     generator=dict(

@@ -1,4 +1,4 @@
-# The schedule of DBLRNet, for both players.
+# The schedule of dblrnet_300k, for both networks.
 _base_ = ['./dblrnet_300k.py']
 
 optim_wrapper = dict(

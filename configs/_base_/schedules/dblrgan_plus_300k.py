@@ -1,4 +1,4 @@
-# The schedule of dblrnet_plus, for both players.
+# The schedule of dblrnet_plus_300k, for both networks.
 _base_ = ['./dblrnet_plus_300k.py']
 
 optim_wrapper = dict(

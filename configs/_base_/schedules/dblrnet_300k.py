@@ -1,4 +1,4 @@
-# Ours: the paper's iterations and decay are not at hand.
+# This schedule is ours: the paper's iterations and decay are not available.
 train_cfg = dict(type='ResumableTrainLoop', max_iters=300_000, val_interval=10_000)
 val_cfg = dict(type='MultiValLoop')
 test_cfg = dict(type='MultiTestLoop')

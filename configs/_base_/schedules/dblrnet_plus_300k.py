@@ -1,4 +1,4 @@
-# Ours: warm-up and cosine.
+# This schedule is ours: warm-up and cosine.
 _base_ = ['./dblrnet_300k.py']
 
 optim_wrapper = dict(optimizer=dict(lr=4e-4))

@@ -1,4 +1,5 @@
-# Minutes on one GPU; tools/gpu/run.py sets the number of iterations by the speed that it measures.
+# A training of minutes on one GPU; tools/gpu/run.py derives the number of iterations from the
+# measured speed.
 train_cfg = dict(type='ResumableTrainLoop', max_iters=14_000, val_interval=7_000)
 val_cfg = dict(type='MultiValLoop')
 test_cfg = dict(type='MultiTestLoop')

@@ -1,4 +1,4 @@
-# A few minutes on two CPU cores.
+# A training of a few minutes on two CPU cores.
 train_cfg = dict(type='ResumableTrainLoop', max_iters=800, val_interval=200)
 val_cfg = dict(type='MultiValLoop')
 test_cfg = dict(type='MultiTestLoop')

@@ -1,4 +1,4 @@
-# Of dblrnet_300k the learning rate and decay, over as many iterations as a few CPU hours allow.
+# Learning rate and decay of dblrnet_300k, over as many iterations as a few CPU hours allow.
 train_cfg = dict(type='ResumableTrainLoop', max_iters=1_200, val_interval=1_200)
 val_cfg = dict(type='MultiValLoop')
 test_cfg = dict(type='MultiTestLoop')

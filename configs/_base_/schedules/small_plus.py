@@ -1,4 +1,4 @@
-# Warm-up and cosine, as dblrnet_plus_300k, at a small network's learning rate.
+# Warm-up and cosine as in dblrnet_plus_300k, with a learning rate for small networks.
 _base_ = ['./small.py']
 
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
