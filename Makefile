@@ -26,7 +26,7 @@ WHEELS ?=
 env: $(VENV)/.ready
 
 # pip installs uv, which installs the exact versions of the lock in well under a minute
-$(VENV)/.ready: requirements/lock.txt setup.py
+$(VENV)/.ready: requirements/lock.txt pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/lock.txt

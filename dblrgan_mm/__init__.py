@@ -7,3 +7,21 @@ therefore not enough: list ``dblrgan_mm.models``, ``dblrgan_mm.datasets``,
 """
 
 __version__ = '0.1.0'
+
+
+def config(name: str) -> str:
+    """Return the path of a config of this package, for the configs of other projects.
+
+    Args:
+        name: its path below ``configs/``, without ``.py``.
+
+    Raises:
+        LaunchError: if there is no such config; lists the names that are most similar.
+
+    Example:
+        ``_base_ = [__import__('dblrgan_mm').config('dblrgan_gopro')]``, since MMEngine evaluates
+        ``_base_`` before the imports of a config.
+    """
+    from dblrgan_mm.resources import find_config
+
+    return find_config(name)

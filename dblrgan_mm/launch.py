@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dblrgan_mm.errors import LaunchError, UserError
+from dblrgan_mm.resources import PACKAGE, find_config, locate
 
 PARENT = os.getppid()  # read early, because the parent (e.g. torchrun) may die
 
@@ -28,7 +29,9 @@ _RANK_VARIABLES = {
 def argument_parser(description: str) -> argparse.ArgumentParser:
     """Return a parser with MMagic's usual options that training and testing share."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        'config', help='config file, or name of a config of the package, e.g. dblrgan_gopro'
+    )
     parser.add_argument(
         '--work-dir',
         help='folder for checkpoints, logs and pictures (default: work_dirs/<name of the config>)',
@@ -99,7 +102,7 @@ def load_config(args: argparse.Namespace) -> Any:
             written to, ``--amp`` is given without a GPU, or the launcher's environment variables
             are missing.
     """
-    require_config(args.config)
+    args.config = find_config(args.config)
 
     # MMagic imports albumentations, which looks for a newer version of itself online
     os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
@@ -154,12 +157,6 @@ def load_config(args: argparse.Namespace) -> Any:
     return cfg
 
 
-def require_config(path: str) -> None:
-    """Raise :class:`LaunchError` if there is no such file."""
-    if not Path(path).is_file():
-        raise LaunchError(f'no config file {path}. The configs are in configs/.')
-
-
 def _set_data_root(part: Any, data_root: str) -> None:
     """Set data_root in a part of the config, including nested data sets."""
     if isinstance(part, dict):
@@ -182,6 +179,12 @@ def _parse_option(option: str, action: Any) -> dict:
 
 
 def _require_writable(work_dir: str) -> None:
+    inside = Path(work_dir).resolve()
+    if inside.is_relative_to(PACKAGE.resolve()):
+        raise LaunchError(
+            f'the work dir {inside} is inside the installed package, which an update deletes; '
+            'choose another with --work-dir'
+        )
     try:
         os.makedirs(work_dir, exist_ok=True)
         with tempfile.TemporaryFile(dir=work_dir):
@@ -198,7 +201,7 @@ def _require_launcher(launcher: str) -> None:
     if missing:
         raise LaunchError(
             f'--launcher {launcher} needs {missing[0]} in the environment; '
-            'start the command with tools/dist_train.sh, tools/dist_test.sh or tools/slurm_*.sh'
+            f'start the command with {locate("tools/dist_train.sh")}, dist_test.sh or slurm_*.sh'
         )
     # torchrun sets MASTER_ADDR; MMEngine asks Slurm for it, but only on machines with GPUs
     nodes = int(os.environ.get('SLURM_NNODES', '1'))

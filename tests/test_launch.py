@@ -89,7 +89,7 @@ class TestOptions:
 class TestRefusals:
     def test_no_config(self):
         message = refusal('nowhere.py')
-        assert message == 'no config file nowhere.py. The configs are in configs/.'
+        assert message.startswith('no config nowhere.py: the configs are in ')
 
     def test_work_dir_below_a_file(self, config, tmp_path):
         (tmp_path / 'file').write_text('')
@@ -404,9 +404,7 @@ class TestCommands:
         assert time.perf_counter() - start < 2
         assert done.returncode == 1
         assert done.stdout == ''
-        assert done.stderr == (
-            'error: no config file configs/nowhere.py. The configs are in configs/.\n'
-        )
+        assert done.stderr.startswith('error: no config configs/nowhere.py: the configs are in ')
 
 
 class TestLaunchers:

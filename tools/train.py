@@ -1,56 +1,7 @@
-"""Train a model from a config: ``python tools/train.py configs/dblrgan_gopro.py``."""
-
-import os
-from contextlib import nullcontext
-from pathlib import Path
+"""The same as ``dblrgan-mm train``."""
 
 from dblrgan_mm import launch
-from dblrgan_mm.errors import LaunchError
-
-
-def main() -> None:
-    parser = launch.argument_parser(__doc__)
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='CHECKPOINT',
-        help='resume from a checkpoint (default: the newest one in the work dir)',
-    )
-    args = parser.parse_args()
-    cfg = launch.load_config(args)
-    if cfg.get('train_cfg') is None:
-        raise LaunchError(f'{args.config} is for tests only: it has no training')
-
-    if args.amp:
-        import torch
-
-        # the range of float16 is too narrow for a GAN, so prefer bfloat16
-        dtype = 'bfloat16' if torch.cuda.get_device_capability() >= (8, 0) else 'float16'
-        wrappers = cfg.optim_wrapper
-        for wrapper in [wrappers] if 'optimizer' in wrappers else wrappers.values():
-            if isinstance(wrapper, dict):
-                wrapper.update(type='GuardedAmpOptimWrapper', dtype=dtype)
-    if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)):
-        args.resume = 'auto'  # after a restart by torchrun, a checkpoint given is outdated
-    if args.resume:
-        # MMEngine would resume from the config's load_from, which is for the first start only
-        newest = launch.newest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
-        if newest is not None:
-            cfg.load_from, cfg.resume = newest, True
-    if cfg.get('load_from'):
-        launch.check_checkpoint(cfg.load_from)
-
-    from mmengine.dist import is_main_process
-
-    from dblrgan_mm.files import sole_writer
-
-    runner = launch.build_runner(cfg)
-    # one run per work dir: a process that outlived its launcher would corrupt the files
-    with sole_writer(Path(cfg.work_dir)) if is_main_process() else nullcontext():
-        runner.train()
-    runner.logger.info(f'Checkpoints, curves.png and logs: {cfg.work_dir}')
-
+from dblrgan_mm.cli.train import main
 
 if __name__ == '__main__':
     launch.run(main)

@@ -14,6 +14,7 @@ import torch
 from dblrgan_mm import launch
 from dblrgan_mm.errors import LaunchError
 from dblrgan_mm.inference.deblurrer import fastest_dtype
+from dblrgan_mm.resources import find_config
 
 
 @contextlib.contextmanager
@@ -34,11 +35,9 @@ def processes(
 
 def named(configs: Sequence[str]) -> dict[str, str]:
     """Return configs by their file names; raises LaunchError if two have the same name."""
-    found = {Path(config).stem: config for config in configs}
+    found = {Path(config).stem: find_config(config) for config in configs}
     if len(found) < len(configs):
         raise LaunchError(f'{" ".join(configs)}: two configs have the same file name; rename one')
-    for config in configs:
-        launch.require_config(config)
     return found
 
 

@@ -23,6 +23,7 @@ from dblrgan_mm.clips.clip import Clip
 from dblrgan_mm.clips.frames import read_frame
 from dblrgan_mm.clips.layouts import with_defaults
 from dblrgan_mm.errors import DatasetError
+from dblrgan_mm.resources import locate
 
 INDEX = 'index.json'
 FORMAT = 'dblrgan_mm clip store, version 1'
@@ -60,7 +61,8 @@ def read_split(layout: str, root: Path, split: str, layout_args: dict[str, str])
     if part is None:
         raise DatasetError(
             f'the clip store {root.resolve()} has no split {split!r}, only '
-            f'{", ".join(sorted(index["splits"]))}. To convert it, see docs/clip_store.md.'
+            f'{", ".join(sorted(index["splits"]))}. To convert it, see '
+            f'{locate("docs/clip_store.md")}.'
         )
     if not part['complete']:
         raise DatasetError(

@@ -11,6 +11,7 @@ import torch
 
 from dblrgan_mm.clips import clip_store
 from dblrgan_mm.errors import DatasetError
+from dblrgan_mm.resources import locate
 
 # Number of the clip, its centre frame, first row and column of the crop, flips (bit 0: mirror the
 # rows, bit 1: mirror the columns, bit 2: transpose), and time step: 1, or -1 for reversed time
@@ -25,7 +26,8 @@ def stored_shapes(root: Path, split: str, layout: str, layout_args: dict) -> dic
     """
     if not clip_store.is_store(root):
         raise DatasetError(
-            f'{root.resolve()} is not a clip store. To make one, see docs/clip_store.md.'
+            f'{root.resolve()} is not a clip store. To make one, see '
+            f'{locate("docs/clip_store.md")}.'
         )
     entries = clip_store.read_split(layout, root, split, layout_args)
     for name, entry in entries.items():

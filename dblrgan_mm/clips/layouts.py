@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dblrgan_mm.clips.clip import Clip, ClipFiles, number_of
 from dblrgan_mm.errors import DatasetError
+from dblrgan_mm.resources import locate
 
 # Columns #1 to #10 of the table in the DBN paper. Its author gave the names in issue 2 of
 # shuochsu/DeepVideoDeblurring.
@@ -84,7 +85,7 @@ def find_clips(
         takes = ', '.join(list(inspect.signature(known.find).parameters)[3:]) or 'none'
         raise DatasetError(
             f'the {layout} layout does not accept these layout_args ({error}). It accepts: '
-            f'{takes}. See {known.page}.'
+            f'{takes}. See {locate(known.page)}.'
         ) from error
     arguments = dict(split=split, paired=paired, **layout_args)
     try:
@@ -94,7 +95,7 @@ def find_clips(
         found, wrong = [], str(error)
     hint = _hint(known, root, arguments) if wrong else ''
     if hint or not found:
-        raise DatasetError(f'{wrong}{hint} See {known.page}.')
+        raise DatasetError(f'{wrong}{hint} See {locate(known.page)}.')
     return found
 
 

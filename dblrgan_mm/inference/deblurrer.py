@@ -103,9 +103,9 @@ class Deblurrer:
         """Load a network.
 
         Args:
-            path: a file written by ``tools/publish_model.py``, a training checkpoint, a state dict
+            path: a file written by ``dblrgan-mm publish``, a training checkpoint, a state dict
                 of ``DBLRNet`` or ``MultiScaleDBLRNet``, or an ONNX file written by
-                ``tools/export_onnx.py``; or the name of weights that come with the package,
+                ``dblrgan-mm export``; or the name of weights that come with the package,
                 'dblrnet_plus' (used for None) or 'dblrgan_plus'.
             device: 'cpu', 'cuda', 'cuda:1' and so on; 'auto' uses a GPU if there is one.
             dtype: 'float32', 'bfloat16' or 'float16'; 'auto' uses the fastest of these on the

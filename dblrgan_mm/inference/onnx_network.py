@@ -13,7 +13,7 @@ INPUT, OUTPUT = 'windows', 'restored'
 
 
 class OnnxDBLRNet:
-    """Restores windows in float32 with a file written by ``tools/export_onnx.py``.
+    """Restores windows in float32 with a file written by ``dblrgan-mm export``.
 
     The frame is divided into square tiles. Each tile is computed together with the surrounding
     :attr:`halo` that its result depends on, so that there are no seams. Tiles start at multiples
@@ -32,7 +32,7 @@ class OnnxDBLRNet:
         meta: description stored in the file.
 
     Raises:
-        UserError: the file is missing, damaged, or was not written by ``tools/export_onnx.py``, or
+        UserError: the file is missing, damaged, or was not written by ``dblrgan-mm export``, or
             onnxruntime or its GPU support is missing.
     """
 
@@ -61,7 +61,7 @@ class OnnxDBLRNet:
         except Exception as error:  # onnxruntime's errors have no common base class
             raise UserError(
                 f'{path}: not a valid ONNX file, or damaged ({type(error).__name__}); export it '
-                'again with tools/export_onnx.py'
+                'again with dblrgan-mm export'
             ) from error
         if provider not in self._session.get_providers():  # onnxruntime silently uses the CPU then
             raise unusable
@@ -71,7 +71,7 @@ class OnnxDBLRNet:
         frames = inputs[0].shape[1] if inputs and len(inputs[0].shape) == 5 else None
         if names != [[INPUT], [OUTPUT]] or not isinstance(frames, int) or not self.meta:
             raise UserError(
-                f'{path}: was not written by tools/export_onnx.py (its inputs are {names[0]}, its '
+                f'{path}: was not written by dblrgan-mm export (its inputs are {names[0]}, its '
                 f'outputs {names[1]}); export the network with that tool'
             )
         self.num_frames: int = frames
@@ -84,7 +84,7 @@ class OnnxDBLRNet:
         if found.shape != expected.shape or not torch.allclose(found, expected, atol=1e-3):
             raise UserError(
                 f'{path}: is damaged: its output has changed since the export; export it again '
-                'with tools/export_onnx.py'
+                'with dblrgan-mm export'
             )
 
     def __call__(self, windows: torch.Tensor, tile: int | None = None) -> torch.Tensor:

@@ -17,6 +17,7 @@ from mmengine.runner.checkpoint import _load_checkpoint
 from skimage.metrics import peak_signal_noise_ratio
 
 from dblrgan_mm import launch
+from dblrgan_mm.cli.test import print_scores
 from dblrgan_mm.datasets import VideoClipDataset
 from dblrgan_mm.engine.hooks import read_scalars
 from dblrgan_mm.models import DBLRNet
@@ -152,7 +153,7 @@ class TestTrainArguments:
 class TestScores:
     def test_table(self, capsys):
         scores = {'PSNR': 30.126, 'SSIM': 0.91, 'NIQE': 4.5, 'input/PSNR': 28, 'input/SSIM': 0.92}
-        load_tool('test').print_scores(scores)
+        print_scores(scores)
         rows = {}
         for line in capsys.readouterr().out.splitlines():
             cells = line.replace('┃', '│').split('│')[1:-1]

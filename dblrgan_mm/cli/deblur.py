@@ -1,0 +1,247 @@
+"""Restore blurry videos: dblrgan-mm deblur in.mp4 out.mp4.
+
+Takes videos, folders of images, images, or a folder of any of these. Keeps frame size, frame rate,
+time stamps, sound and subtitles. Processes started by torchrun or as a Slurm array divide the
+inputs among themselves.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from dblrgan_mm import launch
+from dblrgan_mm.clips.frames import IMAGE_SUFFIXES
+from dblrgan_mm.clips.sources import expand
+from dblrgan_mm.errors import UserError
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+    def natural(text: str) -> int:
+        if int(text) < 0:
+            raise argparse.ArgumentTypeError(f'must not be negative, got {text}')
+        return int(text)
+
+    def rate(text: str) -> Fraction:
+        try:
+            value = Fraction(text).limit_denominator(1_000_000)
+        except ZeroDivisionError:
+            value = Fraction(0)
+        if not 0 < value <= 10_000:
+            raise argparse.ArgumentTypeError(
+                f'must be greater than 0 and at most 10000, got {text}'
+            )
+        return value
+
+    add = parser.add_argument
+    add('inputs', nargs='+', metavar='INPUT', type=Path, help='video, folder of images, or image')
+    add('output', metavar='OUTPUT', type=Path,
+        help='.mp4, .mkv, .mov, .png or .jpg file, or a folder; a folder for several '
+        'inputs')  # fmt: skip
+    add('--checkpoint', metavar='FILE',
+        help='published weights, training checkpoint, state dict or ONNX file; or dblrnet_plus '
+        '(default) or dblrgan_plus, the weights that come with the package')  # fmt: skip
+    add('--device', default='auto', help='auto (default), cpu, cuda, cuda:1 ...')
+    add('--dtype', default='auto', choices=('auto', 'float32', 'bfloat16', 'float16', 'int8'),
+        help='dtype of the convolutions (default: the fastest floating-point dtype on the device); '
+        'int8 is faster but less precise, and needs a CPU with VNNI')  # fmt: skip
+    add('--tile', type=launch.positive, metavar='ROWS',
+        help='rows computed at once; affects memory and speed, not the result (default: '
+        'automatic)')  # fmt: skip
+    add('--compile', action='store_true', help='compile the network, and keep that if it is faster')
+    add('--side-by-side', action='store_true',
+        help='write the blurry frame to the left of the restored frame')  # fmt: skip
+    add('--start', type=natural, default=0, metavar='N', help='first frame, counted from 0')
+    add('--end', type=natural, metavar='N',
+        help='frame after the last one (default: to the end)')  # fmt: skip
+    add('--codec', choices=('h264', 'h265', 'ffv1'),
+        help='video codec (default: h264, or h265 for 10 bits); ffv1 is lossless and needs '
+        '.mkv')  # fmt: skip
+    add('--crf', type=int, choices=range(52), metavar='N',
+        help='quality of h264 (default: 17) or h265 (default: 19), 0 to 51; lower is '
+        'better')  # fmt: skip
+    add('--fps', type=rate, default=Fraction(25), metavar='RATE',
+        help='frames per second of a video made from images, e.g. 30 or 30000/1001 (default: '
+        '25)')  # fmt: skip
+    add('--overwrite', action='store_true',
+        help='replace existing outputs, and start unfinished ones from scratch')  # fmt: skip
+    add('--resume', action='store_true', help='resume an interrupted run')
+    args = parser.parse_args(argv)
+    if args.end is not None and args.end <= args.start:
+        parser.error(f'--end {args.end} must be greater than --start {args.start}')
+    return args
+
+
+def plan(args: argparse.Namespace) -> tuple[list[tuple[Path, Path]], bool]:
+    """Return pairs of input and output, and whether the outputs are inside ``args.output``."""
+    from dblrgan_mm.inference.video_io import CONTAINERS, is_video_name
+
+    sources = [source for given in args.inputs for source in expand(given)]
+    if len(sources) == 1 and sources == args.inputs:
+        return [(sources[0], args.output)], False
+    if args.output.suffix.lower() in (*CONTAINERS, *IMAGE_SUFFIXES) or args.output.is_file():
+        raise UserError(f'{args.output}: {len(sources)} inputs need a folder as output; choose one')
+    if not args.output.parent.is_dir():
+        raise UserError(
+            f'{args.output}: the folder {args.output.parent} does not exist; create it first'
+        )
+    jobs: dict[Path, Path] = {}
+    for source in sources:
+        target = args.output / source.name
+        if is_video_name(source):
+            suffix = '.mkv' if args.codec == 'ffv1' else source.suffix.lower()
+            target = target.with_suffix(suffix if suffix in CONTAINERS else '.mp4')
+        elif source.is_file():
+            target = target.with_suffix('.png')
+        if target.resolve() == source.resolve():
+            raise UserError(f'{target}: is the input; choose another output')
+        if target in jobs:
+            raise UserError(
+                f'{source} and {jobs[target]} would both be written to {target}; rename one'
+            )
+        jobs[target] = source
+    return [(source, target) for target, source in jobs.items()], True
+
+
+def place_among_processes() -> tuple[int, int, int]:
+    """Return rank, number of processes, and local rank, as set by torchrun or Slurm.
+
+    Raises:
+        UserError: the task numbers of a Slurm array have gaps, so that inputs would be skipped.
+    """
+    env = os.environ
+
+    def number(name: str, default: int) -> int:
+        return int(env.get(name, default))
+
+    if 'RANK' in env and 'WORLD_SIZE' in env:
+        return int(env['RANK']), int(env['WORLD_SIZE']), number('LOCAL_RANK', 0)
+    rank, processes = 0, 1
+    if 'SLURM_ARRAY_TASK_ID' in env:
+        first, step = number('SLURM_ARRAY_TASK_MIN', 0), number('SLURM_ARRAY_TASK_STEP', 1)
+        rank = (int(env['SLURM_ARRAY_TASK_ID']) - first) // step
+        processes = number('SLURM_ARRAY_TASK_COUNT', rank + 1)
+        last = number('SLURM_ARRAY_TASK_MAX', first + step * (processes - 1))
+        if (last - first) // step + 1 != processes:
+            raise UserError(
+                'the Slurm array has gaps, so inputs would be skipped; use an array without gaps, '
+                f'such as --array=0-{processes - 1}'
+            )
+    # set only by srun: a batch script without it runs once
+    tasks = number('SLURM_STEP_NUM_TASKS', 1)
+    if tasks > 1:
+        rank = rank * tasks + number('SLURM_PROCID', 0)
+    return rank, processes * tasks, number('SLURM_LOCALID', 0) if tasks > 1 else 0
+
+
+def load(args: argparse.Namespace, local_rank: int, processes: int) -> Any:
+    """Load the network on this process's GPU; print the description of packaged weights."""
+    from dblrgan_mm.inference.deblurrer import Deblurrer, find_device
+
+    device = args.device
+    if processes > 1 and device in ('auto', 'cuda'):
+        device = str(find_device(device))
+        if device == 'cuda':
+            import torch
+
+            device = f'cuda:{local_rank % torch.cuda.device_count()}'
+    deblurrer = Deblurrer.from_checkpoint(
+        args.checkpoint, device, args.dtype, args.tile, args.compile
+    )
+    if args.checkpoint is None:
+        print(
+            'using the weights that come with the package, trained on '
+            f'{deblurrer.meta["training_data"]} ({deblurrer.meta["metric"]}); use --checkpoint for '
+            'better ones',
+            file=sys.stderr,
+        )
+    return deblurrer
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')  # its warnings would precede our messages
+    logging.basicConfig(format='%(message)s', level=logging.WARNING)
+    logging.getLogger('dblrgan_mm').setLevel(logging.INFO)
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from dblrgan_mm.inference.restore_clip import Options, check_target, restore_clip
+
+    rank, processes, local_rank = place_among_processes()
+    jobs, several = plan(args)
+    if several:
+        try:
+            args.output.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f'{args.output}: cannot be created ({error.strerror})') from error
+    else:
+        check_target(*jobs[0], args.overwrite)
+    if processes > 1:
+        share = len(jobs[rank::processes])
+        print(f'process {rank} of {processes}: {share} of {len(jobs)} inputs')
+    jobs = jobs[rank::processes]
+    options = Options(args.start, args.end, args.side_by_side, args.codec, args.crf, args.fps)
+    failed, deblurrer = [], None
+    for source, target in jobs:
+        if several and target.exists() and not args.overwrite:
+            print(f'{target}: already exists, skipped')
+            continue
+        deblurrer = deblurrer or load(args, local_rank, processes)
+
+        def progress(total: int | None, done: int, source: Path = source) -> Any:
+            bar.reset(total)
+            bar.initial = done
+            bar.update(done)
+            bar.set_description(source.name)
+            return bar.update
+
+        try:
+            with (
+                tqdm(unit='frame', disable=None if processes == 1 else True) as bar,
+                logging_redirect_tqdm(),
+            ):
+                count, faults = restore_clip(
+                    source,
+                    target,
+                    deblurrer,
+                    options,
+                    overwrite=args.overwrite,
+                    resume=args.resume,
+                    progress=progress,
+                )
+        except KeyboardInterrupt:
+            begun = target.with_name(target.name + '.part')
+            if not begun.exists():
+                raise
+            raise UserError(
+                f'stopped; finished frames are in {begun}; run the same command with --resume to '
+                'continue'
+            ) from None
+        except Exception as error:
+            if not several:
+                raise
+            failed.append(source)
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+            print(f'error: {source if not str(error) else error}', file=sys.stderr)
+            continue
+        print(f'{target}: {count} frames restored')
+        if faults:
+            failed.append(source)
+            more = f' (and {len(faults) - 1} more)' if len(faults) > 1 else ''
+            message = f'{faults[0]}{more}: the {count} readable frames were restored'
+            print(f'error: {message}', file=sys.stderr)
+    if failed and several:
+        raise UserError(f'{len(failed)} of {len(jobs)} inputs failed, see the messages above')
+    if failed:
+        sys.exit(1)

@@ -1,0 +1,68 @@
+"""Configs, scripts and pages: beside the package in a checkout, inside it in a wheel."""
+
+import base64
+import difflib
+import hashlib
+import importlib.metadata
+import sys
+from pathlib import Path
+
+from dblrgan_mm.errors import LaunchError
+
+PACKAGE = Path(__file__).parent
+# MMagic and MIM use this folder, too
+_INSTALLED = PACKAGE / '.mim'
+ROOT = _INSTALLED if _INSTALLED.is_dir() else PACKAGE.parent
+
+
+def locate(path: str) -> str:
+    """Return where a file of the repository is, e.g. ``docs/gopro.md``, for messages.
+
+    In a checkout this is the path itself.
+    """
+    return str(ROOT / path) if ROOT == _INSTALLED else path
+
+
+def find_config(name: str) -> str:
+    """Return the path of a config file, given as a path or by its name in the package.
+
+    Args:
+        name: a file, or a config of this package with or without ``configs/`` and ``.py``, e.g.
+            ``dblrgan_gopro`` or ``small/dblrnet_ms``. A file takes precedence.
+
+    Raises:
+        LaunchError: if there is no such config; lists the names that are most similar.
+    """
+    if Path(name).is_file():
+        _warn_if_edited(Path(name).resolve())
+        return name
+    folder = ROOT / 'configs'
+    wanted = name.removeprefix('configs/').removesuffix('.py')
+    found = folder / f'{wanted}.py'
+    if found.is_file() and found.resolve().is_relative_to(folder.resolve()):
+        _warn_if_edited(found)
+        return str(found)
+    names = sorted(
+        str(path.relative_to(folder).with_suffix(''))
+        for path in folder.rglob('*.py')
+        if '_base_' not in path.parts
+    )
+    near = difflib.get_close_matches(wanted, names, n=3)
+    hint = f'did you mean {", ".join(near)}?' if near else f'the configs are in {folder}.'
+    raise LaunchError(f'no config {name}: {hint}')
+
+
+def _warn_if_edited(path: Path) -> None:
+    """Warn about a file of an installed wheel that no longer is as it was installed."""
+    if ROOT != _INSTALLED or not path.is_relative_to(PACKAGE):
+        return
+    relative = path.relative_to(PACKAGE.parent).as_posix()
+    for file in importlib.metadata.files('dblrgan_mm') or ():
+        if file.as_posix() == relative and file.hash is not None:
+            digest = hashlib.new(file.hash.mode, path.read_bytes()).digest()
+            if base64.urlsafe_b64encode(digest).rstrip(b'=').decode() != file.hash.value:
+                print(
+                    f'warning: {path} was edited inside the installed package; the next '
+                    'installation will overwrite it. Copy it to a folder of your own',
+                    file=sys.stderr,
+                )
