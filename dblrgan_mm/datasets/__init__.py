@@ -1,5 +1,9 @@
 """The video clip data sets and their transforms, registered in MMagic's registries."""
 
+from dblrgan_mm import compat
+
+compat.apply()
+
 from dblrgan_mm.datasets.clip_places import ClipPlacesDataset
 from dblrgan_mm.datasets.degradations import CameraNoise, RandomClipCompression
 from dblrgan_mm.datasets.picked_crops import PickedCropsDataset

@@ -5,14 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmagic.registry import DATASETS
 from mmengine.logging import print_log
 from torch.utils.data import Dataset
-
-from dblrgan_mm import compat
-
-compat.apply()
-
-from mmagic.registry import DATASETS
 
 from dblrgan_mm.clips.device_clips import PLACE, stored_shapes
 from dblrgan_mm.errors import DatasetError

@@ -7,11 +7,6 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-
-from dblrgan_mm import compat
-
-compat.apply()
-
 from mmagic.datasets.transforms import RandomVideoCompression
 from mmagic.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform

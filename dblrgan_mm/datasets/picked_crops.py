@@ -4,14 +4,9 @@ from typing import Any
 
 import cv2
 import numpy as np
+from mmagic.registry import DATASETS
 from mmengine.dataset import Compose
 from torch.utils.data import Dataset
-
-from dblrgan_mm import compat
-
-compat.apply()
-
-from mmagic.registry import DATASETS
 
 
 @DATASETS.register_module()

@@ -10,14 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmagic.registry import DATA_SAMPLERS
 from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Dataset, Sampler
-
-from dblrgan_mm import compat
-
-compat.apply()
-
-from mmagic.registry import DATA_SAMPLERS
 
 
 class Place(int):

@@ -2,11 +2,6 @@
 
 import cv2
 import numpy as np
-
-from dblrgan_mm import compat
-
-compat.apply()
-
 from mmagic.datasets.transforms import LoadImageFromFile, PairedRandomCrop
 from mmagic.registry import TRANSFORMS
 

@@ -4,13 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.dataset import BaseDataset
-
-from dblrgan_mm import compat
-
-compat.apply()
-
 from mmagic.registry import DATASETS
+from mmengine.dataset import BaseDataset
 
 from dblrgan_mm.clips import clip_store, layouts
 from dblrgan_mm.clips.clip import Clip

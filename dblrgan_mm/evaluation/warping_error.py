@@ -5,14 +5,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from mmengine.dist import get_world_size
-
-from dblrgan_mm import compat
-
-compat.apply()
-
 from mmagic.evaluation.metrics.base_sample_wise_metric import BaseSampleWiseMetric
 from mmagic.registry import METRICS
+from mmengine.dist import get_world_size
 
 from dblrgan_mm.clips.motion_blur import estimate_flow, warp
 

@@ -8,7 +8,6 @@ from dblrgan_mm.inference.int8 import Int8Conv
 from dblrgan_mm.inference.winograd import NarrowConv, RowWinograd
 
 _WIDE = 48  # with at least this many input and output maps, Winograd's algorithm is faster
-_LUMA = (0.299, 0.587, 0.114)  # BT.601, as in dblrgan_mm.models.color, which imports MMagic
 
 
 class Conv(nn.Module):
@@ -116,16 +115,3 @@ def unit_range(frames: torch.Tensor) -> torch.Tensor:
     if frames.is_floating_point():
         return frames.float()
     return frames.float() / torch.iinfo(frames.dtype).max
-
-
-def luma(rgb: torch.Tensor) -> torch.Tensor:
-    """Convert RGB (..., 3, h, w), uint8, uint16 or floating point in [0, 1], to luma.
-
-    Returns:
-        (..., 1, h, w), float32, in [0, 1].
-    """
-    top = 1.0 if rgb.is_floating_point() else torch.iinfo(rgb.dtype).max
-    red, green, blue = (channel.float() for channel in rgb.unbind(-3))
-    luma = (_LUMA[0] / top) * red
-    luma = luma.add_(green, alpha=_LUMA[1] / top).add_(blue, alpha=_LUMA[2] / top)
-    return luma.unsqueeze(-3)

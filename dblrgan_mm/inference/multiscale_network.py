@@ -10,9 +10,7 @@ from torch.nn import functional as F
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference.layers import Conv, over_time
 from dblrgan_mm.inference.strip_network import State, Strip, StripNetwork
-
-# the same as in dblrgan_mm.models.multiscale_dblrnet, which imports MMagic
-_MEAN, _INPUT_SCALE, _OUTPUT_SCALE = 0.45, 4.0, 0.1
+from dblrgan_mm.nn.multiscale_dblrnet import INPUT_SCALE, MEAN, OUTPUT_SCALE
 
 
 class StripMultiScaleDBLRNet(StripNetwork):
@@ -73,7 +71,7 @@ class StripMultiScaleDBLRNet(StripNetwork):
             )
 
         weight, bias = over_time(*stored('head'), 1)
-        self.head = conv(_INPUT_SCALE * weight, bias)
+        self.head = conv(INPUT_SCALE * weight, bias)
         self.encoders = nn.ModuleList(
             blocks(f'encoders.{i}', num_blocks[i]) for i in range(coarsest)
         )
@@ -84,7 +82,7 @@ class StripMultiScaleDBLRNet(StripNetwork):
             blocks(f'decoders.{i}', num_blocks[i]) for i in range(coarsest)
         )
         weight, bias = stored('tail')
-        self.tail = conv(_OUTPUT_SCALE * weight, _OUTPUT_SCALE * bias)
+        self.tail = conv(OUTPUT_SCALE * weight, OUTPUT_SCALE * bias)
         self.multiple = 2**coarsest
         self.row_step = 6 * self.multiple  # so that the coarsest layers have enough rows
 
@@ -109,7 +107,7 @@ class StripMultiScaleDBLRNet(StripNetwork):
         """Subtract the mean, and pad rows and columns to a multiple of :attr:`multiple`."""
         height, width = frames.shape[-2:]
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
-        return F.pad(frames - _MEAN, pad, mode='replicate')
+        return F.pad(frames - MEAN, pad, mode='replicate')
 
     def join(self, centre: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         return centre + out

@@ -11,7 +11,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference.int8 import Int8Conv, dead_leaves, has_int8
-from dblrgan_mm.inference.layers import Conv, luma, over_time, unit_range
+from dblrgan_mm.inference.layers import Conv, over_time, unit_range
+from dblrgan_mm.nn.color import unit_luma
 
 # what a strip keeps for the strip below: rows of the inputs of 3x3 convolutions, and other values
 State = tuple[list[torch.Tensor], list[Any]]
@@ -88,7 +89,7 @@ class StripNetwork(nn.Module):
 
         The input may be padded at the right and the bottom, see :attr:`multiple`.
         """
-        frames = luma(windows) if self.color == 'luma' else unit_range(windows)
+        frames = unit_luma(windows) if self.color == 'luma' else unit_range(windows)
         frames = self.prepare(frames.flatten(1, 2))
         return frames.to(self.dtype, memory_format=torch.channels_last)
 
@@ -362,7 +363,7 @@ class StripDBLRNet(StripNetwork):
     def join(self, centre: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         if self.residual:
             return centre + out
-        return out if self.color == 'rgb' else centre + (out - luma(centre))
+        return out if self.color == 'rgb' else centre + (out - unit_luma(centre))
 
     def whole(self, maps: torch.Tensor) -> torch.Tensor:
         for layer in self.head:

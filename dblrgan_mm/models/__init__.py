@@ -12,11 +12,14 @@ compat.apply()
 from mmagic.registry import MODELS
 
 from dblrgan_mm.models.averaging import ForeachExponentialMovingAverage
-from dblrgan_mm.models.color import rgb_to_luma
-from dblrgan_mm.models.dblrnet import DBLRNet
-from dblrgan_mm.models.discriminator import FrameSequenceDiscriminator
-from dblrgan_mm.models.losses import AdversarialLoss, ContentLoss
-from dblrgan_mm.models.multiscale_dblrnet import MultiScaleDBLRNet
+from dblrgan_mm.models.networks import (
+    AdversarialLoss,
+    ContentLoss,
+    DBLRNet,
+    FrameSequenceDiscriminator,
+    MultiScaleDBLRNet,
+)
+from dblrgan_mm.nn import rgb_to_luma
 
 __all__ = [
     'DBLRGAN',

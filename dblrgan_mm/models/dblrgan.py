@@ -10,7 +10,7 @@ from mmengine.runner.checkpoint import get_state_dict
 from torch import nn
 
 from dblrgan_mm.models.averaging import ForeachExponentialMovingAverage
-from dblrgan_mm.models.discriminator import FrameSequenceDiscriminator
+from dblrgan_mm.nn import FrameSequenceDiscriminator
 
 
 @MODELS.register_module()

@@ -17,7 +17,7 @@ from dblrgan_mm.models import (
     FrameSequenceDiscriminator,
     MultiScaleDBLRNet,
 )
-from dblrgan_mm.models.dblrnet import ResidualBlock
+from dblrgan_mm.nn.dblrnet import ResidualBlock
 
 pytestmark = pytest.mark.cuda
 

@@ -58,7 +58,7 @@ def stand_in() -> None:
 def train(args: argparse.Namespace) -> None:
     stand_in()
     from dblrgan_mm.clips.device_clips import DeviceClips
-    from dblrgan_mm.models.color import rgb_to_luma
+    from dblrgan_mm.nn.color import rgb_to_luma
 
     kind = Path(args.config).stem
     module, name, arguments, batch, crop, rate = NETWORKS.get(kind, NETWORKS['dblrnet_ms'])

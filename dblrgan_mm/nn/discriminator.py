@@ -3,18 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from mmengine.model import BaseModule
 from torch import nn
 
-from dblrgan_mm import compat
 
-compat.apply()
-
-from mmagic.registry import MODELS
-
-
-@MODELS.register_module()
-class FrameSequenceDiscriminator(BaseModule):
+class FrameSequenceDiscriminator(nn.Module):
     """Classifies a clip as sharp or as containing a restored frame.
 
     It is a VGG-like binary classifier: 3x3 convolutions with batch normalisation and ReLU (2 with
@@ -37,7 +29,6 @@ class FrameSequenceDiscriminator(BaseModule):
         in_channels: number c of channels of a frame.
         conv_channels: numbers of maps of the convolutions, one sequence per group.
         fc_channels: number of units of the two hidden fully connected layers.
-        init_cfg: MMEngine's initialisation config.
 
     Raises:
         ValueError: if ``num_frames`` is below 1, and on a forward pass with the wrong number of
@@ -59,9 +50,8 @@ class FrameSequenceDiscriminator(BaseModule):
             (512,) * 5,
         ),
         fc_channels: int = 4096,
-        init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__()
         if num_frames < 1:
             raise ValueError(f'a clip has at least one frame, got num_frames={num_frames}')
         self.num_frames = num_frames

@@ -29,3 +29,19 @@ def rgb_to_luma(rgb: torch.Tensor) -> torch.Tensor:
         raise ValueError(f'rgb_to_luma takes RGB frames (..., 3, h, w), got {tuple(rgb.shape)}')
     red, green, blue = rgb.unbind(-3)
     return (_KR * red + _KG * green + _KB * blue).unsqueeze(-3)
+
+
+def unit_luma(rgb: torch.Tensor) -> torch.Tensor:
+    """Compute the luma of stored frames, in few passes over memory and without gradients.
+
+    Args:
+        rgb: (..., 3, h, w), RGB order, uint8, uint16 or floating point in [0, 1].
+
+    Returns:
+        (..., 1, h, w), float32, in [0, 1].
+    """
+    top = 1.0 if rgb.is_floating_point() else torch.iinfo(rgb.dtype).max
+    red, green, blue = (channel.float() for channel in rgb.unbind(-3))
+    luma = (_KR / top) * red
+    luma = luma.add_(green, alpha=_KG / top).add_(blue, alpha=_KB / top)
+    return luma.unsqueeze(-3)

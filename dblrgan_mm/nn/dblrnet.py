@@ -1,20 +1,12 @@
 """DBLRNet, the generator: 3D convolutions over a window of frames, then residual blocks."""
 
 import torch
-from mmengine.model import BaseModule
 from torch import nn
 
-from dblrgan_mm import compat
-
-compat.apply()
-
-from mmagic.registry import MODELS
-
-from dblrgan_mm.models.color import rgb_to_luma
+from dblrgan_mm.nn.color import rgb_to_luma
 
 
-@MODELS.register_module()
-class DBLRNet(BaseModule):
+class DBLRNet(nn.Module):
     """Restores the centre frame of a window of blurry frames.
 
     Source: Zhang et al., "Adversarial Spatio-Temporal Learning for Video Deblurring", IEEE TIP
@@ -39,7 +31,6 @@ class DBLRNet(BaseModule):
         fusion: 'slow' merges three frames in the first layer and the rest in the second, as in
             the paper. 'early' merges all frames in the first layer, which is then a 2D convolution
             of stacked frames. The names are those of Caballero et al., VESPCN, 2017.
-        init_cfg: MMEngine's initialisation config, e.g. ``dict(type='Pretrained', ...)``.
 
     Raises:
         ValueError: for an invalid argument, and on a forward pass with the wrong number of axes,
@@ -59,9 +50,8 @@ class DBLRNet(BaseModule):
         norm: str | None = 'BN',
         residual: bool = False,
         fusion: str = 'slow',
-        init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__()
         require_window(num_frames, color)
         if norm not in ('BN', None):
             raise ValueError(f"norm must be 'BN' or None, got {norm!r}")

@@ -4,16 +4,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dblrgan_mm import compat
-
-compat.apply()
-
-from mmagic.registry import MODELS
-
-from dblrgan_mm.models.color import rgb_to_luma
+from dblrgan_mm.nn.color import rgb_to_luma
 
 
-@MODELS.register_module()
 class ContentLoss(nn.Module):
     """Mean squared error over the pixels, the paper's content loss, or Charbonnier loss.
 
@@ -62,7 +55,6 @@ class ContentLoss(nn.Module):
         return self.loss_weight * error.mean()
 
 
-@MODELS.register_module()
 class AdversarialLoss(nn.Module):
     """Adversarial loss on a discriminator's logits, with the interface of MMagic's ``GANLoss``.
 

@@ -4,25 +4,17 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-from mmengine.model import BaseModule
 from torch import nn
 from torch.nn import functional as F
 
-from dblrgan_mm import compat
-
-compat.apply()
-
-from mmagic.registry import MODELS
-
-from dblrgan_mm.models.color import rgb_to_luma
-from dblrgan_mm.models.dblrnet import ResidualBlock, as_windows, require_window
+from dblrgan_mm.nn.color import rgb_to_luma
+from dblrgan_mm.nn.dblrnet import ResidualBlock, as_windows, require_window
 
 # These give maps a spread of about 1: luma has a mean of about 0.45 and a deviation of about 0.25.
-_MEAN, _INPUT_SCALE, _OUTPUT_SCALE = 0.45, 4.0, 0.1
+MEAN, INPUT_SCALE, OUTPUT_SCALE = 0.45, 4.0, 0.1
 
 
-@MODELS.register_module()
-class MultiScaleDBLRNet(BaseModule):
+class MultiScaleDBLRNet(nn.Module):
     """Restores the centre frame of a window of blurry frames, at a low cost. Ours.
 
     It keeps the idea of DBLRNet (Zhang et al., IEEE TIP 28(1), 2019): a 3D convolution without
@@ -43,7 +35,6 @@ class MultiScaleDBLRNet(BaseModule):
             scale has half the rows and columns of the previous one.
         num_blocks: number of residual blocks at each scale. All scales except the coarsest have
             the same number again on the way back to full resolution.
-        init_cfg: MMEngine's initialisation config, e.g. ``dict(type='Pretrained', ...)``.
 
     Raises:
         ValueError: for an invalid argument, and on a forward pass with the wrong number of axes,
@@ -60,9 +51,8 @@ class MultiScaleDBLRNet(BaseModule):
         color: str = 'luma',
         channels: Sequence[int] = (16, 24, 48, 96),
         num_blocks: Sequence[int] = (0, 1, 2, 4),
-        init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__()
         require_window(num_frames, color)
         channels, num_blocks = tuple(channels), tuple(num_blocks)
         if len(channels) != len(num_blocks) or len(channels) < 2:
@@ -153,7 +143,7 @@ class MultiScaleDBLRNet(BaseModule):
         height, width = frames.shape[-2:]
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
         frames = F.pad(frames.transpose(1, 2), (*pad, 0, 0), mode='replicate')
-        maps = self.head((frames - _MEAN) * _INPUT_SCALE).squeeze(2)
+        maps = self.head((frames - MEAN) * INPUT_SCALE).squeeze(2)
         maps = maps.contiguous(memory_format=torch.channels_last)
         skips = []
         for encoder, down in zip(self.encoders, self.down, strict=True):
@@ -164,4 +154,4 @@ class MultiScaleDBLRNet(BaseModule):
             reversed(self.up), reversed(self.decoders), reversed(skips), strict=True
         ):
             maps = decoder(skip + up(maps))
-        return _OUTPUT_SCALE * self.tail(maps)[..., :height, :width]
+        return OUTPUT_SCALE * self.tail(maps)[..., :height, :width]
