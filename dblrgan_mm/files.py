@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -90,6 +91,17 @@ def write_whole(final: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):  # it would hide the first error
             part.unlink(missing_ok=True)
         raise
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as a hex string, read from disk, not from the page cache."""
+    with open(path, 'rb') as file:
+        if hasattr(os, 'posix_fadvise'):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def put_in_place(part: Path, final: Path) -> None:

@@ -19,10 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
+from dblrgan_mm.clips import layouts
 from dblrgan_mm.clips.clip import Clip
 from dblrgan_mm.clips.frames import read_frame
 from dblrgan_mm.clips.layouts import with_defaults
 from dblrgan_mm.errors import DatasetError
+from dblrgan_mm.files import put_in_place, sha256, write_whole
 from dblrgan_mm.resources import locate
 
 INDEX = 'index.json'
@@ -47,6 +49,18 @@ def load_clips(
     """
     entries = read_split(layout, root, split, layout_args)
     return [load_clip(root, name, entry, paired) for name, entry in entries.items()]
+
+
+def load_any(
+    layout: str, root: Path, split: str, paired: bool = True, **layout_args: str
+) -> list[Clip]:
+    """Load the clips of a split of a data set, or of a clip store of it.
+
+    Raises:
+        DatasetError: as :func:`load_clips` and :func:`dblrgan_mm.clips.layouts.load_clips`.
+    """
+    load = load_clips if is_store(root) else layouts.load_clips
+    return load(layout, root, split, paired, **layout_args)
 
 
 def read_split(layout: str, root: Path, split: str, layout_args: dict[str, str]) -> dict[str, dict]:
@@ -152,6 +166,11 @@ def _map(file: io.FileIO, offset: int, shape: tuple[int, ...]) -> np.ndarray:
     return np.ndarray(shape, np.uint8, pages, offset - start)
 
 
+def read_any(place: str) -> np.ndarray:
+    """Read a frame of an image file or a clip store: uint8 (h, w, 3), RGB."""
+    return map_frame(place) if is_place(place) else read_frame(place)
+
+
 @functools.lru_cache
 def _shape(header: bytes) -> tuple[int, ...]:
     """Return the array shape stated in a header of NumPy's format."""
@@ -202,12 +221,10 @@ def write_clip(clip: Clip, file: Path, progress: Callable[[], None] = lambda: No
                         )
                     digest.write(frame.data)
                     progress()
-            out.flush()
-            os.fsync(out.fileno())
         written = digest.sha256.hexdigest()
         if sha256(part) != written:
             raise OSError(f'{part} does not contain what was written to it; check the disk')
-        os.replace(part, file)
+        put_in_place(part, file)
     finally:
         part.unlink(missing_ok=True)
     return dict(frames=list(clip.frames), shape=list(shape), sha256=written)
@@ -230,17 +247,6 @@ class _HashedFile:
     def write(self, data) -> None:
         self.sha256.update(data)
         self.file.write(data)
-
-
-def sha256(file: Path) -> str:
-    """Return the SHA-256 of a file as a hex string, read from disk, not from the page cache."""
-    with open(file, 'rb') as opened:
-        if hasattr(os, 'posix_fadvise'):
-            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        digest = hashlib.sha256()
-        while chunk := opened.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def stored_bytes(clip: Clip) -> int:
@@ -286,12 +292,4 @@ def read_index(root: Path) -> dict:
 
 def write_index(root: Path, index: dict) -> None:
     """Replace the index of a store atomically."""
-    part = root / f'{INDEX}.partial'
-    try:
-        with open(part, 'w', encoding='utf-8') as file:
-            json.dump(index, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, root / INDEX)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(root / INDEX, json.dumps(index).encode())

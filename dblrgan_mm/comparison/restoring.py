@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import torch
 
-from dblrgan_mm.clips import clip_store, layouts
+from dblrgan_mm.clips import clip_store
 from dblrgan_mm.clips.clip import Clip
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.measuring import PeakMemory, flop_counter, now
@@ -31,8 +31,7 @@ class Clips:
 
     def load(self) -> list[Clip]:
         """Return its clips, with sharp frames; raises DatasetError."""
-        source = clip_store if clip_store.is_store(Path(self.root)) else layouts
-        return source.load_clips(self.layout, Path(self.root), self.split, **self.layout_args)
+        return clip_store.load_any(self.layout, Path(self.root), self.split, **self.layout_args)
 
 
 @dataclass(frozen=True)

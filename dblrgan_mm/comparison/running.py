@@ -14,19 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 from mmengine.config import Config
 
 from dblrgan_mm import files
 from dblrgan_mm.clips import clip_store
 from dblrgan_mm.clips.clip import Clip
-from dblrgan_mm.clips.frames import read_frame
 from dblrgan_mm.comparison import lpips_weights
 from dblrgan_mm.comparison.report import INPUT, SHARP, largest_difference
 from dblrgan_mm.comparison.restoring import Clips, Method, frame_file, restore
 from dblrgan_mm.errors import UserError
-from dblrgan_mm.inference.checkpoint import sha256
 
 Named = dict[str, dict[str, Clip]]  # clips by data set name and clip name
 
@@ -169,7 +166,9 @@ class Comparison:
         for given, named in self.clips.items():
             for clip in _spread(list(named.values()), count):
                 middle = len(clip.frames) // 2
-                frames = [read_any(self.places(row, given, clip.name)[middle]) for row in rows]
+                frames = [
+                    clip_store.read_any(self.places(row, given, clip.name)[middle]) for row in rows
+                ]
                 change = largest_difference(frames[1:-1] if len(frames) > 3 else frames[:-1])
                 picture = compare_frames(frames, rows, zoom=4, change=change)
                 path = self.out / 'grids' / f'{given}_{clip.name.replace("/", "_")}.png'
@@ -197,7 +196,7 @@ class Comparison:
             except Exception as error:  # a config is Python code and may raise anything
                 raise UserError(f'{method.config}: {_first_line(error)}') from error
             parts += [self.device, config.to_dict()]
-            parts.append(method.checkpoint and sha256(Path(method.checkpoint)))
+            parts.append(method.checkpoint and files.sha256(Path(method.checkpoint)))
         text = json.dumps(parts, default=str, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -252,16 +251,11 @@ def score_one(given: str, clip: Clip, places: list[str]) -> list[dict[str, Any]]
     """Return the scores of a clip whose restored frames are stored at ``places``."""
     from dblrgan_mm.comparison.scores import score_clip
 
-    scores = score_clip(map(read_any, places), map(read_any, clip.sharp))
+    scores = score_clip(map(clip_store.read_any, places), map(clip_store.read_any, clip.sharp))
     return [
         dict(data=given, clip=clip.name, frame=frame, **found)
         for frame, found in zip(clip.frames, scores, strict=True)
     ]
-
-
-def read_any(place: str) -> np.ndarray:
-    """Read a frame of an image file or a clip store: uint8 (h, w, 3), RGB."""
-    return clip_store.map_frame(place) if clip_store.is_place(place) else read_frame(place)
 
 
 def _spread(clips: list[Clip], count: int) -> list[Clip]:

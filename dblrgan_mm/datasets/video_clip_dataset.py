@@ -121,10 +121,12 @@ class VideoClipDataset(BaseDataset):
 
     def load_data_list(self) -> list[dict]:
         """Return one entry per window, sorted by clip name."""
-        root = Path(self.data_root)
-        source = clip_store if clip_store.is_store(root) else layouts
-        clips = source.load_clips(
-            self.layout, root, self.split, paired=self.gt is not None, **self.layout_args
+        clips = clip_store.load_any(
+            self.layout,
+            Path(self.data_root),
+            self.split,
+            paired=self.gt is not None,
+            **self.layout_args,
         )
         return [window for clip in clips for window in self._windows(clip)]
 

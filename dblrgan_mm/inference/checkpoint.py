@@ -178,7 +178,7 @@ def read_content(path: Path) -> dict:
         )
     try:
         tag = _TAG.search(path.stem)
-        found = sha256(path) if tag else ''
+        found = files.sha256(path) if tag else ''
         content = _load(path)
     except OSError as error:
         if error.errno == errno.EINVAL:  # in a truncated file, torch seeks to before its beginning
@@ -243,15 +243,6 @@ def _load(path: Path) -> Any:
 
         compat.safe_globals()
         return load()
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as a hex string."""
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def _generator_weights(stored: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], bool]:

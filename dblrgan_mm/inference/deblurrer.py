@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from dblrgan_mm.errors import UserError
+from dblrgan_mm.files import sha256
 from dblrgan_mm.inference.architectures import build_network
-from dblrgan_mm.inference.checkpoint import Generator, load_generator, sha256
+from dblrgan_mm.inference.checkpoint import Generator, load_generator
 from dblrgan_mm.inference.int8 import capabilities
 from dblrgan_mm.inference.strip_network import StripNetwork
 
