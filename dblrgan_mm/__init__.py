@@ -6,7 +6,11 @@ therefore not enough: list ``dblrgan_mm.models``, ``dblrgan_mm.datasets``,
 ``dblrgan_mm.evaluation`` and ``dblrgan_mm.engine``, as far as the config uses them.
 """
 
+import os
+
 __version__ = '0.1.0'
+
+PARENT = os.getppid()  # read early, because the parent (e.g. torchrun) may die
 
 
 def config(name: str) -> str:

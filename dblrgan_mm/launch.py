@@ -16,8 +16,6 @@ from typing import Any
 from dblrgan_mm.errors import LaunchError, UserError
 from dblrgan_mm.resources import PACKAGE, find_config, locate
 
-PARENT = os.getppid()  # read early, because the parent (e.g. torchrun) may die
-
 # names of the variables in which each launcher sets rank, world size and local rank
 _RANK_VARIABLES = {
     'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
@@ -95,12 +93,18 @@ def layout_parser(description: str) -> argparse.ArgumentParser:
 
 
 def load_config(args: argparse.Namespace) -> Any:
-    """Load the config file with the command line's overrides, as an ``mmengine.Config``.
+    """Load the config file, and prepare this process for it; see the two functions below."""
+    cfg = read_config(args)
+    prepare_process(cfg, args)
+    return cfg
+
+
+def read_config(args: argparse.Namespace) -> Any:
+    """Read the config file with the command line's overrides, as an ``mmengine.Config``.
 
     Raises:
-        LaunchError: if the config is missing, an override does not fit it, the work dir cannot be
-            written to, ``--amp`` is given without a GPU, or the launcher's environment variables
-            are missing.
+        LaunchError: if the config is missing, an override does not fit it, or the work dir cannot
+            be written to.
     """
     args.config = find_config(args.config)
 
@@ -109,7 +113,6 @@ def load_config(args: argparse.Namespace) -> Any:
     from mmengine.config import Config, DictAction
 
     cfg = Config.fromfile(args.config)
-    cfg.launcher = args.launcher
     for option in args.cfg_options:
         try:
             cfg.merge_from_dict(_parse_option(option, DictAction))
@@ -125,7 +128,17 @@ def load_config(args: argparse.Namespace) -> Any:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = os.path.join('work_dirs', Path(args.config).stem)
     _require_writable(cfg.work_dir)
+    return cfg
 
+
+def prepare_process(cfg: Any, args: argparse.Namespace) -> None:
+    """Set the environment of a run, and join its process group on a machine without GPUs.
+
+    Raises:
+        LaunchError: if ``--amp`` is given without a GPU, or the launcher's environment variables
+            are missing.
+    """
+    cfg.launcher = args.launcher
     if cfg.get('randomness', {}).get('deterministic'):
         # without it, CUDA's matrix products raise an error in deterministic mode
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
@@ -154,7 +167,6 @@ def load_config(args: argparse.Namespace) -> Any:
             # with find_unused_parameters, DDP sums gradients in the same order in the first
             # iteration of a process as in all others, which makes a resumed run exact
             cfg.model_wrapper_cfg = dict(wrapper, device_ids=None, find_unused_parameters=True)
-    return cfg
 
 
 def _set_data_root(part: Any, data_root: str) -> None:

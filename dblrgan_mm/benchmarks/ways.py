@@ -44,10 +44,9 @@ def named(configs: Sequence[str]) -> dict[str, str]:
 def training_config(config: str, data_root: str | None, options: Sequence[str] = ()) -> Any:
     """Load a config with the command line's changes; raises LaunchError if it cannot train."""
     with tempfile.TemporaryDirectory() as folder:
-        cfg = launch.load_config(
+        cfg = launch.read_config(
             argparse.Namespace(
                 config=config, data_root=data_root, cfg_options=options, work_dir=folder,
-                launcher='none', amp=False,
             )
         )  # fmt: skip
     if cfg.get('train_cfg') is None:

@@ -17,7 +17,7 @@ from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.loops import _InfiniteDataloaderIterator, calc_dynamic_intervals
 from torch.utils.data import DataLoader
 
-from dblrgan_mm import launch
+from dblrgan_mm import PARENT
 from dblrgan_mm.datasets.resumable import ResumableSampler, SeededDataset, seed_everything
 from dblrgan_mm.engine.checkpoints import HISTORY, WholeCheckpointHook
 from dblrgan_mm.engine.processes import any_process
@@ -233,7 +233,7 @@ class _Termination:
 
     def agreed(self, count: int) -> bool:
         """Return whether any process received SIGTERM; the answer is the same on all processes."""
-        if os.getppid() != launch.PARENT and 'TORCHELASTIC_RUN_ID' in os.environ:
+        if os.getppid() != PARENT and 'TORCHELASTIC_RUN_ID' in os.environ:
             raise RuntimeError('torchrun has died; this process would train alongside a new run')
         if torch.cuda.is_available() and self._world_size > 1 and count % 10:
             return False  # asking the other processes would wait for the GPU
