@@ -48,8 +48,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help='.mp4, .mkv, .mov, .png or .jpg file, or a folder; a folder for several '
         'inputs')  # fmt: skip
     add('--checkpoint', metavar='FILE',
-        help='published weights, training checkpoint, state dict or ONNX file; or dblrnet_plus '
-        '(default) or dblrgan_plus, the weights that come with the package')  # fmt: skip
+        help='published weights, training checkpoint, state dict or ONNX file; or weights that '
+        'come with the package: dblrnet_ms (default), dblrnet_plus or dblrgan_plus')  # fmt: skip
     add('--device', default='auto', help='auto (default), cpu, cuda, cuda:1 ...')
     add('--dtype', default='auto', choices=('auto', 'float32', 'bfloat16', 'float16', 'int8'),
         help='dtype of the convolutions (default: the fastest floating-point dtype on the device); '

@@ -28,7 +28,7 @@ _DTYPES = {
     str(dtype).removeprefix('torch.'): dtype
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 }
-DEFAULT = 'dblrnet_plus'  # name of the packaged weights used by default
+DEFAULT = 'dblrnet_ms'  # name of the packaged weights used by default
 _CACHE = 20e6  # bytes: a CPU is fast while the largest layer input of a strip is below this
 _BATCH = 1 << 20  # pixels per batch that keep a GPU busy
 
@@ -107,7 +107,7 @@ class Deblurrer:
             path: a file written by ``dblrgan-mm publish``, a training checkpoint, a state dict
                 of ``DBLRNet`` or ``MultiScaleDBLRNet``, or an ONNX file written by
                 ``dblrgan-mm export``; or the name of weights that come with the package,
-                'dblrnet_plus' (used for None) or 'dblrgan_plus'.
+                'dblrnet_ms' (used for None), 'dblrnet_plus' or 'dblrgan_plus'.
             device: 'cpu', 'cuda', 'cuda:1' and so on; 'auto' uses a GPU if there is one.
             dtype: 'float32', 'bfloat16' or 'float16'; 'auto' uses the fastest of these on the
                 device: depending on the generation of a GPU, or bfloat16 on a CPU where a short

@@ -53,7 +53,10 @@ class StripMultiScaleDBLRNet(StripNetwork):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         if dtype == torch.int8:
-            raise UserError('int8 is not supported by MultiScaleDBLRNet; use float32')
+            raise UserError(
+                'int8 is not supported by MultiScaleDBLRNet; use float32, or a DBLRNet such as '
+                'dblrnet_plus'
+            )
         super().__init__(architecture['num_frames'], architecture['color'], dtype)
         num_blocks = architecture['num_blocks']
         coarsest = len(num_blocks) - 1

@@ -44,12 +44,14 @@ def video(tmp_path, folder, call_tool):
 class TestOneClip:
     @pytest.mark.parametrize('dtype', ['float32', *['int8'] * has_int8()])
     def test_folder(self, call_tool, folder, tmp_path, dtype):
-        result = call_tool('deblur', folder, tmp_path / 'out', '--dtype', dtype)
+        name = 'dblrnet_ms' if dtype == 'float32' else 'dblrnet_plus'
+        options = ('--dtype', dtype, '--checkpoint', name)
+        result = call_tool('deblur', folder, tmp_path / 'out', *options)
         assert (result.code, result.out) == (0, f'{tmp_path / "out"}: 5 frames restored\n')
         assert 'weights that come with the package, trained on ' in result.err
         restored = frames_of(tmp_path / 'out')
         given = frames_of(folder)
-        expected = Deblurrer.from_checkpoint(device='cpu', dtype=dtype)(given)
+        expected = Deblurrer.from_checkpoint(name, device='cpu', dtype=dtype)(given)
         for a, b, blurry in zip(restored, expected, given, strict=True):
             assert np.array_equal(a, b)
             assert not np.array_equal(a, blurry)

@@ -460,7 +460,7 @@ def benchmark_infer(run: Run) -> tuple[str, str]:
 
     Uses the trained generator, or the released one if there is none.
     """
-    network = best_checkpoint(run) or 'dblrnet_plus'
+    network = best_checkpoint(run) or 'dblrnet_ms'
     clip = SAMPLE / 'test' / 'sam2_blocks_carry'
     size = ['--frames', 3, '--repeats', 1] if run.cpu else ['--size', '1280x720', '--frames', 12]
     peers = [] if run.cpu else [ROOT / 'configs' / 'baselines' / f'{p}_gopro.py' for p in PEERS]
