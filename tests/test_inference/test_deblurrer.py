@@ -369,7 +369,9 @@ class TestDevice:
     def test_int8_elsewhere(self, monkeypatch, arguments):
         monkeypatch.setattr(module, 'find_device', torch.device)
         with pytest.raises(UserError, match='int8 runs only on a CPU and without compile'):
-            Deblurrer.from_checkpoint(**dict(device='cpu', dtype='int8') | arguments)
+            Deblurrer.from_checkpoint(
+                'dblrnet_plus', **dict(device='cpu', dtype='int8') | arguments
+            )
 
 
 def test_from_generator(clip):

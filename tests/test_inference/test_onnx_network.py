@@ -137,7 +137,7 @@ class TestRefused:
         del model.metadata_props[:]
         onnx.helper.set_model_props(model, properties)
         onnx.save(model, str(path))
-        with pytest.raises(UserError, match=r'was not written by tools/export_onnx\.py'):
+        with pytest.raises(UserError, match=r'was not written by dblrgan-mm export'):
             OnnxDBLRNet(path, CPU)
 
     def test_without_onnxruntime(self, tmp_path, monkeypatch):

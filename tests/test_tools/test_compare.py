@@ -169,7 +169,7 @@ def test_what_it_did_not_make_is_left_alone(call_tool, sample_root, tmp_path):
         (['--data', 'clips'], '--data takes NAME=ROOT:SPLIT'),
         (['--data', 'a=x:test', '--data', 'a=x:test'], "the name 'a' is already taken"),
         (['--data', 'a=x:test', '--method', 'm'], '--method takes NAME=CONFIG'),
-        (['--data', 'a=x:test', '--method', 'm=no.py'], 'no.py is not a file'),
+        (['--data', 'a=x:test', '--method', 'm=no.py'], 'no config no.py: '),
         (['--data', 'a=x:test', '--method', 'input=README.md'], "'input' is already taken"),
         (['--data', 'a/b=x:test'], "'a/b' must not contain / or |"),
         (['--data', 'a=nowhere:test'], 'nowhere'),
