@@ -8,60 +8,30 @@ the end.
 
 import argparse
 import copy
-import importlib
 import math
 import os
 import sys
 import time
-import types
 from pathlib import Path
 
 import torch
-from torch import nn
 
 ROOT = Path(__file__).resolve().parents[2]
 CANDIDATES = 8
-# config name: module, class, arguments, batch, crop, learning rate
+# config name: class, arguments, batch, crop, learning rate
 NETWORKS = {
-    'dblrnet_ms': ('multiscale_dblrnet', 'MultiScaleDBLRNet', {}, 64, 192, 1e-3),
-    'dblrnet_plus': ('dblrnet', 'DBLRNet', dict(norm=None, residual=True), 28, 192, 6e-4),
+    'dblrnet_ms': ('MultiScaleDBLRNet', {}, 64, 192, 1e-3),
+    'dblrnet_plus': ('DBLRNet', dict(norm=None, residual=True), 28, 192, 6e-4),
 }
 
 
-def stand_in() -> None:
-    """Install stubs for the parts of MMEngine and MMagic that the networks import."""
-
-    class Module(nn.Module):
-        def __init__(self, init_cfg: dict | None = None) -> None:
-            super().__init__()
-
-    class Registry:
-        def register_module(self, **kwargs):
-            return lambda found: found
-
-    def add(name: str, **content) -> None:
-        module = sys.modules[name] = types.ModuleType(name)
-        vars(module).update(content)
-
-    add('mmengine')
-    add('mmengine.model', BaseModule=Module)
-    add('mmagic')
-    add('mmagic.registry', MODELS=Registry())
-    sys.path.insert(0, str(ROOT))
-    package = importlib.import_module('dblrgan_mm')
-    add('dblrgan_mm.compat', apply=list)
-    package.compat = sys.modules['dblrgan_mm.compat']
-    # skip its __init__, which imports MMagic
-    add('dblrgan_mm.models', __path__=[str(ROOT / 'dblrgan_mm' / 'models')])
-
-
 def train(args: argparse.Namespace) -> None:
-    stand_in()
+    sys.path.insert(0, str(ROOT))
+    from dblrgan_mm import nn
     from dblrgan_mm.clips.device_clips import DeviceClips
-    from dblrgan_mm.nn.color import rgb_to_luma
 
     kind = Path(args.config).stem
-    module, name, arguments, batch, crop, rate = NETWORKS.get(kind, NETWORKS['dblrnet_ms'])
+    name, arguments, batch, crop, rate = NETWORKS.get(kind, NETWORKS['dblrnet_ms'])
     if args.dry:
         arguments = arguments | (
             dict(channels=(4, 8), num_blocks=(0, 1)) if 'Multi' in name else
@@ -71,8 +41,7 @@ def train(args: argparse.Namespace) -> None:
     device = torch.device(args.device)
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
-    network = getattr(importlib.import_module(f'dblrgan_mm.models.{module}'), name)
-    net = network(**arguments).to(device)
+    net = getattr(nn, name)(**arguments).to(device)
     average = copy.deepcopy(net).requires_grad_(False)
     clips = DeviceClips(args.store, 'train', device=device)
     reach = net.num_frames // 2
@@ -88,7 +57,7 @@ def train(args: argparse.Namespace) -> None:
             blurry, sharp = clips.crops(places, crop, reach)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == 'cuda'):
                 restored = net(blurry.float() / 255)
-            difference = rgb_to_luma(restored.float() - sharp[:, 0].float() / 255)
+            difference = nn.rgb_to_luma(restored.float() - sharp[:, 0].float() / 255)
             loss = (difference.square() + 1e-6).sqrt().mean()
             optimiser.zero_grad()
             loss.backward()
@@ -136,7 +105,7 @@ def draw(clips, count: int, crop: int, reach: int, device: torch.device) -> torc
     return clips.pick(places, noise, crop)
 
 
-def save(average: nn.Module, work: Path) -> None:
+def save(average: torch.nn.Module, work: Path) -> None:
     weights = {f'generator.{name}': value.cpu() for name, value in average.state_dict().items()}
     torch.save(dict(state_dict=weights), work / 'plain.part')
     os.replace(work / 'plain.part', work / 'plain.pth')
