@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,24 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def require_target(target: Path, suffix: str) -> None:
+    """Raise :class:`UserError` unless a file to write has the suffix and lies in a folder."""
+    if target.suffix != suffix:
+        raise UserError(f'{target}: must end with {suffix}')
+    if not target.parent.is_dir():
+        raise UserError(f'{target}: the folder {target.parent} does not exist; create it first')
+
+
+def require_mmagic() -> None:
+    """Raise :class:`LaunchError` if a package of MMagic's stack is not installed."""
+    missing = [name for name in ('mmcv', 'mmengine', 'mmagic') if find_spec(name) is None]
+    if missing:
+        raise LaunchError(
+            f'this command needs {", ".join(missing)}: run pip install "dblrgan_mm[lite]", or '
+            '"dblrgan_mm[mmagic]" if a compiled mmcv is installed'
+        )
+
+
 class KeyValue(argparse.Action):
     """Collects KEY=VALUE pairs into a dictionary."""
 
@@ -103,10 +122,11 @@ def read_config(args: argparse.Namespace) -> Any:
     """Read the config file with the command line's overrides, as an ``mmengine.Config``.
 
     Raises:
-        LaunchError: if the config is missing, an override does not fit it, or the work dir cannot
-            be written to.
+        LaunchError: if the config or MMagic is missing, an override does not fit the config, or
+            the work dir cannot be written to.
     """
     args.config = find_config(args.config)
+    require_mmagic()
 
     # MMagic imports albumentations, which looks for a newer version of itself online
     os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')

@@ -33,14 +33,12 @@ def find_config(name: str) -> str:
     Raises:
         LaunchError: if there is no such config; lists the names that are most similar.
     """
-    if Path(name).is_file():
-        _warn_if_edited(Path(name).resolve())
-        return name
     folder = ROOT / 'configs'
     wanted = name.removeprefix('configs/').removesuffix('.py')
-    found = folder / f'{wanted}.py'
-    if found.is_file() and found.resolve().is_relative_to(folder.resolve()):
-        _warn_if_edited(found)
+    found = Path(name) if Path(name).is_file() else folder / f'{wanted}.py'
+    if found.is_file():
+        if ROOT == _INSTALLED and found.resolve().is_relative_to(folder.resolve()):
+            _warn_if_edited()
         return str(found)
     names = sorted(
         str(path.relative_to(folder).with_suffix(''))
@@ -52,17 +50,17 @@ def find_config(name: str) -> str:
     raise LaunchError(f'no config {name}: {hint}')
 
 
-def _warn_if_edited(path: Path) -> None:
-    """Warn about a file of an installed wheel that no longer is as it was installed."""
-    if ROOT != _INSTALLED or not path.is_relative_to(PACKAGE):
-        return
-    relative = path.relative_to(PACKAGE.parent).as_posix()
+def _warn_if_edited() -> None:
+    """Warn about configs of an installed wheel that are no longer as they were installed."""
     for file in importlib.metadata.files('dblrgan_mm') or ():
-        if file.as_posix() == relative and file.hash is not None:
-            digest = hashlib.new(file.hash.mode, path.read_bytes()).digest()
-            if base64.urlsafe_b64encode(digest).rstrip(b'=').decode() != file.hash.value:
-                print(
-                    f'warning: {path} was edited inside the installed package; the next '
-                    'installation will overwrite it. Copy it to a folder of your own',
-                    file=sys.stderr,
-                )
+        path = Path(file.locate())
+        config = file.as_posix().startswith('dblrgan_mm/.mim/configs/') and path.is_file()
+        if not config or file.hash is None:  # compiled files have no hash
+            continue
+        digest = hashlib.new(file.hash.mode, path.read_bytes()).digest()
+        if base64.urlsafe_b64encode(digest).rstrip(b'=').decode() != file.hash.value:
+            print(
+                f'warning: {path} was edited inside the installed package; the next installation '
+                'will overwrite it. Copy it to a folder of your own',
+                file=sys.stderr,
+            )

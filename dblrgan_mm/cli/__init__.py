@@ -1,7 +1,6 @@
 """The command ``dblrgan-mm``: one module per subcommand, imported when it is used."""
 
 import importlib
-import importlib.util
 import sys
 
 import dblrgan_mm
@@ -19,8 +18,6 @@ COMMANDS = {
     'publish': 'extract the generator from a checkpoint',
     'export': 'export a generator to ONNX',
 }
-NEED_MMAGIC = ('train', 'test', 'compare')
-_MODULES = ('mmcv', 'mmengine', 'mmagic')
 
 
 def main() -> None:
@@ -42,16 +39,4 @@ def _main() -> None:
     if command not in COMMANDS:
         raise UserError(f'no command {command!r}; the commands are {", ".join(COMMANDS)}')
     sys.argv = [f'dblrgan-mm {command}', *arguments]
-    if command in NEED_MMAGIC and not {'-h', '--help'} & set(arguments):
-        require_mmagic(command)
     importlib.import_module(f'dblrgan_mm.cli.{command}').main()
-
-
-def require_mmagic(command: str) -> None:
-    """Raise :class:`UserError` if a package of MMagic's stack is not installed."""
-    missing = [name for name in _MODULES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f'{command} needs {", ".join(missing)}: run pip install "dblrgan_mm[lite]", or '
-            '"dblrgan_mm[mmagic]" if a compiled mmcv is installed'
-        )

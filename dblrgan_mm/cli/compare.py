@@ -49,6 +49,7 @@ def main() -> None:
     add('--workers', type=launch.positive, default=os.cpu_count(), metavar='N',
         help='scoring processes (default: one per CPU core)')  # fmt: skip
     args = parser.parse_args()
+    launch.require_mmagic()
     data = [_parse_data(text, args.layout, args.layout_args) for text in args.data]
     methods = [_parse_method(text) for text in args.method]
     for kind, names in (('--data', data), ('--method', methods)):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dblrgan_mm import files
+from dblrgan_mm import files, launch
 from dblrgan_mm.errors import UserError
 
 LIMIT = 1e-4  # largest accepted difference to torch, colours in [0, 1]
@@ -95,10 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
     args = parser.parse_args(argv)
     target = args.target
-    if target.suffix != '.onnx':
-        raise UserError(f'{target}: must end with .onnx')
-    if not target.parent.is_dir():
-        raise UserError(f'{target}: the folder {target.parent} does not exist; create it first')
+    launch.require_target(target, '.onnx')
     if target.is_dir():
         raise UserError(f'{target}: is a folder; choose another output')
     if target.exists() and not args.overwrite:

@@ -8,8 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from dblrgan_mm import files
-from dblrgan_mm.errors import UserError
+from dblrgan_mm import files, launch
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -23,10 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add('--metric', required=True, metavar='TEXT', help='score, and the data it was measured on')
     args = parser.parse_args(argv)
     target = args.target
-    if target.suffix != '.pth':
-        raise UserError(f'{target}: must end with .pth')
-    if not target.parent.is_dir():
-        raise UserError(f'{target}: the folder {target.parent} does not exist; create it first')
+    launch.require_target(target, '.pth')
 
     from dblrgan_mm.inference.checkpoint import load_generator, publish
 

@@ -10,31 +10,27 @@ from dblrgan_mm import nn
 from dblrgan_mm.nn import AdversarialLoss, ContentLoss
 
 
+class _InitCfg:
+    """Adds ``init_cfg`` to a network that is also a ``BaseModule``."""
+
+    def __init__(self, *args, init_cfg: dict | None = None, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.init_cfg = init_cfg
+
+
 @MODELS.register_module()
-class DBLRNet(nn.DBLRNet, BaseModule):
+class DBLRNet(_InitCfg, nn.DBLRNet, BaseModule):
     __doc__ = nn.DBLRNet.__doc__
 
-    def __init__(self, *args, init_cfg: dict | None = None, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.init_cfg = init_cfg
-
 
 @MODELS.register_module()
-class MultiScaleDBLRNet(nn.MultiScaleDBLRNet, BaseModule):
+class MultiScaleDBLRNet(_InitCfg, nn.MultiScaleDBLRNet, BaseModule):
     __doc__ = nn.MultiScaleDBLRNet.__doc__
 
-    def __init__(self, *args, init_cfg: dict | None = None, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.init_cfg = init_cfg
-
 
 @MODELS.register_module()
-class FrameSequenceDiscriminator(nn.FrameSequenceDiscriminator, BaseModule):
+class FrameSequenceDiscriminator(_InitCfg, nn.FrameSequenceDiscriminator, BaseModule):
     __doc__ = nn.FrameSequenceDiscriminator.__doc__
-
-    def __init__(self, *args, init_cfg: dict | None = None, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.init_cfg = init_cfg
 
 
 MODELS.register_module(module=ContentLoss)
