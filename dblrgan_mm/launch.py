@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from dblrgan_mm.errors import LaunchError, UserError
-from dblrgan_mm.resources import PACKAGE, find_config, locate
+from dblrgan_mm.resources import PACKAGE, ROOT, find_config, locate
+
+DATASETS = ('bsd', 'dvd', 'gopro', 'kitti', 'own', 'reds', 'sample')
+
+_PLACE = ('layout', 'layout_args', 'data_root', 'split')  # where a data set is
+# what MMEngine needs to be None if there is no training
+_TRAINING = (
+    'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler',
+    'val_dataloader', 'val_cfg', 'val_evaluator',
+)  # fmt: skip
 
 # names of the variables in which each launcher sets rank, world size and local rank
 _RANK_VARIABLES = {
@@ -33,10 +42,16 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--work-dir',
-        help='folder for checkpoints, logs and pictures (default: work_dirs/<name of the config>)',
+        help='folder for checkpoints, logs and pictures (default: work_dirs/<name of the config>, '
+        'followed by the name given to --dataset)',
     )
     parser.add_argument(
         '--data-root', help='folder of the data set, or of a clip store of it; overrides the config'
+    )
+    parser.add_argument(
+        '--dataset',
+        metavar='NAME',
+        help=f"replaces the config's data set: {', '.join(DATASETS)}, or a config file of your own",
     )
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision; needs a GPU')
     parser.add_argument(
@@ -133,6 +148,8 @@ def read_config(args: argparse.Namespace) -> Any:
     from mmengine.config import Config, DictAction
 
     cfg = Config.fromfile(args.config)
+    if args.dataset:
+        use_dataset(cfg, args.dataset)
     for option in args.cfg_options:
         try:
             cfg.merge_from_dict(_parse_option(option, DictAction))
@@ -141,12 +158,13 @@ def read_config(args: argparse.Namespace) -> Any:
     if args.data_root:
         cfg.data_root = args.data_root  # for the log
         for part in ('train', 'val', 'test'):
-            _set_data_root(cfg.get(f'{part}_dataloader'), args.data_root)
-        _set_data_root(cfg.get('model'), args.data_root)  # clips that are kept on the device
+            _update_datasets(cfg.get(f'{part}_dataloader'), data_root=args.data_root)
+        _update_datasets(cfg.get('model'), data_root=args.data_root)  # clips kept on the device
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = os.path.join('work_dirs', Path(args.config).stem)
+        name = Path(args.config).stem + (f'_{Path(args.dataset).stem}' if args.dataset else '')
+        cfg.work_dir = os.path.join('work_dirs', name)
     _require_writable(cfg.work_dir)
     return cfg
 
@@ -189,16 +207,47 @@ def prepare_process(cfg: Any, args: argparse.Namespace) -> None:
             cfg.model_wrapper_cfg = dict(wrapper, device_ids=None, find_unused_parameters=True)
 
 
-def _set_data_root(part: Any, data_root: str) -> None:
-    """Set data_root in a part of the config, including nested data sets."""
+def use_dataset(cfg: Any, name: str) -> None:
+    """Make a config read another data set: its layout, folder and splits.
+
+    Args:
+        cfg: an ``mmengine.Config``, changed in place. Blurred KITTI is for tests only, so it loses
+            its training and validation.
+        name: one of ``DATASETS``, or a config file like those in ``configs/_base_/datasets``.
+
+    Raises:
+        LaunchError: if there is no such data set or file, or the file has no test data.
+    """
+    from mmengine.config import Config
+
+    path = Path(name)
+    if name in DATASETS:
+        path = ROOT / 'configs' / '_base_' / 'datasets' / f'{name}.py'
+    if not path.is_file():
+        raise LaunchError(f'--dataset {name}: no such file, and not one of {", ".join(DATASETS)}')
+    source = Config.fromfile(path)
+    if source.get('test_dataloader') is None:
+        raise LaunchError(f'--dataset {name}: has no test_dataloader')
+    for part in ('train', 'val', 'test'):
+        loader = source.get(f'{part}_dataloader')
+        if loader is not None:
+            places = {key: loader.dataset.get(key) for key in _PLACE}
+            _update_datasets(cfg.get(f'{part}_dataloader'), **places)
+    if source.get('train_dataloader') is None:  # for tests only
+        for key in _TRAINING:
+            cfg[key] = None
+
+
+def _update_datasets(part: Any, **values: Any) -> None:
+    """Set values in the data sets of a part of the config, including nested data sets."""
     if isinstance(part, dict):
         if 'data_root' in part:
-            part['data_root'] = data_root
+            part.update(values)
         part = part.values()
     elif not isinstance(part, (list, tuple)):
         return
     for inner in part:
-        _set_data_root(inner, data_root)
+        _update_datasets(inner, **values)
 
 
 def _parse_option(option: str, action: Any) -> dict:

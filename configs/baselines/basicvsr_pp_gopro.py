@@ -5,15 +5,11 @@
 _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/models/basicvsr_pp.py',
-    '../_base_/datasets/gopro.py',
+    '../_base_/datasets/gopro_large_crops.py',
     '../_base_/schedules/restorer_400k.py',
 ]
 
-train_pipeline = _base_.train_pipeline
-train_pipeline[2]['gt_patch_size'] = 256
-train_dataloader = dict(
-    batch_size=1, dataset=dict(num_frames=15, gt='window', pipeline=train_pipeline)
-)
+train_dataloader = dict(batch_size=1, dataset=dict(num_frames=15, gt='window'))
 # this network restores complete clips
 val_dataloader = dict(dataset=dict(num_frames=None, gt='window'))
 test_dataloader = val_dataloader

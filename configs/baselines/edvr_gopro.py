@@ -3,13 +3,9 @@
 _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/models/edvr.py',
-    '../_base_/datasets/gopro.py',
+    '../_base_/datasets/gopro_large_crops.py',
     '../_base_/schedules/restorer_400k.py',
 ]
-
-train_pipeline = _base_.train_pipeline
-train_pipeline[2]['gt_patch_size'] = 256
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 
 train_cfg = dict(max_iters=600_000)
 optim_wrapper = dict(

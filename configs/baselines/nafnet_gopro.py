@@ -2,14 +2,12 @@
 _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/models/nafnet.py',
-    '../_base_/datasets/gopro.py',
+    '../_base_/datasets/gopro_large_crops.py',
     '../_base_/schedules/restorer_400k.py',
 ]
 
 # this network restores single images
-train_pipeline = _base_.train_pipeline
-train_pipeline[2]['gt_patch_size'] = 256
-train_dataloader = dict(batch_size=8, dataset=dict(num_frames=1, pipeline=train_pipeline))
+train_dataloader = dict(batch_size=8, dataset=dict(num_frames=1))
 val_dataloader = dict(dataset=dict(num_frames=1))
 test_dataloader = val_dataloader
 

@@ -46,7 +46,8 @@ def training_config(config: str, data_root: str | None, options: Sequence[str] =
     with tempfile.TemporaryDirectory() as folder:
         cfg = launch.read_config(
             argparse.Namespace(
-                config=config, data_root=data_root, cfg_options=options, work_dir=folder,
+                config=config, dataset=None, data_root=data_root, cfg_options=options,
+                work_dir=folder,
             )
         )  # fmt: skip
     if cfg.get('train_cfg') is None:

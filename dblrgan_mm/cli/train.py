@@ -20,7 +20,7 @@ def main() -> None:
     args = parser.parse_args()
     cfg = launch.load_config(args)
     if cfg.get('train_cfg') is None:
-        raise LaunchError(f'{args.config} is for tests only: it has no training')
+        raise LaunchError(f'{args.dataset or args.config} is for tests only: it has no training')
 
     if args.amp:
         import torch

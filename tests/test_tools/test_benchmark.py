@@ -29,6 +29,17 @@ def run(call_tool, tmp_path) -> Callable[..., dict]:
     return call
 
 
+@pytest.fixture
+def tests_only(tmp_path) -> Path:
+    """A config without training."""
+    config = tmp_path / 'tests_only.py'
+    config.write_text(
+        f"_base_ = ['{CONFIG}']\n"
+        'train_dataloader = train_cfg = optim_wrapper = param_scheduler = None\n'
+    )
+    return config
+
+
 def ratio(figures: dict, slow: str, fast: str) -> float:
     middle = {name: statistics.median(values) for name, values in figures['seconds'].items()}
     return middle[slow] / middle[fast]
@@ -78,10 +89,10 @@ class TestData:
             'error: image files, LMDB and clip store yield different samples; nothing was measured'
         )
 
-    def test_config_without_training(self, call_tool):
-        done = call_tool('benchmark', 'data', ROOT / 'configs' / 'dblrnet_kitti.py')
+    def test_config_without_training(self, call_tool, tests_only):
+        done = call_tool('benchmark', 'data', tests_only)
         assert done.code == 1
-        assert 'dblrnet_kitti.py is for tests only' in done.err
+        assert f'{tests_only} is for tests only' in done.err
 
     def test_missing_data(self, call_tool, tmp_path):
         done = call_tool('benchmark', 'data', CONFIG, '--data-root', tmp_path)
@@ -179,10 +190,10 @@ class TestSpeedIsKept:
             assert 'conv' in next(iter(by_operation)), 'what takes most comes first'
 
 
-def test_training_without_one(call_tool):
-    done = call_tool('benchmark', 'train', ROOT / 'configs' / 'dblrnet_kitti.py')
+def test_training_without_one(call_tool, tests_only):
+    done = call_tool('benchmark', 'train', tests_only)
     assert done.code == 1
-    assert 'dblrnet_kitti.py is for tests only' in done.err
+    assert f'{tests_only} is for tests only' in done.err
 
 
 def test_inference_of_too_short_a_clip(call_tool, sample_root, weights, tmp_path):
