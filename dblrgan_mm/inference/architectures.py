@@ -118,7 +118,9 @@ def _infer_multiscale(state_dict: Weights) -> dict[str, Any]:
         raise ValueError(f'{colors} channel(s) and {frames} frames do not fit MultiScaleDBLRNet')
     coarsest = _count(state_dict, 'down', 'scales')
     channels = (first, *(_shape(state_dict, f'down.{i}.weight', 4)[0] for i in range(coarsest)))
-    names = [*(f'encoders.{i}' for i in range(coarsest)), 'body']
+    scales = range(coarsest)
+    names = [*(f'encoders.{i}' for i in scales), 'body']
+    names += [f'decoders.{i}' for i in reversed(scales)]
     num_blocks = tuple(_count(state_dict, name, f'blocks of {name}') for name in names)
 
     return dict(

@@ -40,7 +40,7 @@ class StripMultiScaleDBLRNet(StripNetwork):
     Example:
         >>> net = MultiScaleDBLRNet().eval()
         >>> architecture = dict(num_frames=5, color='luma', channels=(16, 24, 48, 96),
-        ...                     num_blocks=(0, 1, 2, 4))
+        ...                     num_blocks=(0, 1, 2, 4, 2, 1, 1))
         >>> strips = StripMultiScaleDBLRNet(net.state_dict(), architecture)
         >>> strips(torch.zeros(1, 5, 3, 64, 48, dtype=torch.uint8)).shape
         torch.Size([1, 3, 64, 48])
@@ -59,7 +59,8 @@ class StripMultiScaleDBLRNet(StripNetwork):
             )
         super().__init__(architecture['num_frames'], architecture['color'], dtype)
         num_blocks = architecture['num_blocks']
-        coarsest = len(num_blocks) - 1
+        coarsest = len(num_blocks) // 2
+        up = num_blocks[:coarsest:-1]
 
         def stored(name: str) -> tuple[torch.Tensor, torch.Tensor]:
             return state_dict[f'{name}.weight'].float(), state_dict[f'{name}.bias'].float()
@@ -79,11 +80,9 @@ class StripMultiScaleDBLRNet(StripNetwork):
             blocks(f'encoders.{i}', num_blocks[i]) for i in range(coarsest)
         )
         self.down = nn.ModuleList(_Down(*stored(f'down.{i}'), dtype) for i in range(coarsest))
-        self.body = blocks('body', num_blocks[-1])
+        self.body = blocks('body', num_blocks[coarsest])
         self.up = nn.ModuleList(_Up(*stored(f'up.{i}'), dtype) for i in range(coarsest))
-        self.decoders = nn.ModuleList(
-            blocks(f'decoders.{i}', num_blocks[i]) for i in range(coarsest)
-        )
+        self.decoders = nn.ModuleList(blocks(f'decoders.{i}', count) for i, count in enumerate(up))
         weight, bias = stored('tail')
         self.tail = conv(OUTPUT_SCALE * weight, OUTPUT_SCALE * bias)
         self.multiple = 2**coarsest

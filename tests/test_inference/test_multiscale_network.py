@@ -14,11 +14,11 @@ from dblrgan_mm.models import MultiScaleDBLRNet
 
 VARIANTS = [
     dict(),
-    dict(num_frames=1, color='rgb', channels=(4, 8), num_blocks=(1, 0)),
-    dict(num_frames=3, channels=(5, 6, 7), num_blocks=(2, 0, 1)),
-    dict(num_frames=7, channels=(4, 4, 4, 48, 50), num_blocks=(0, 0, 2, 0, 1)),
-    dict(channels=(4, 8), num_blocks=(0, 0)),
-    dict(color='rgb', channels=(4, 8, 8), num_blocks=(2, 2, 0)),
+    dict(num_frames=1, color='rgb', channels=(4, 8), num_blocks=(1, 0, 1)),
+    dict(num_frames=3, channels=(5, 6, 7), num_blocks=(2, 0, 1, 0, 2)),
+    dict(num_frames=7, channels=(4, 4, 4, 48, 50), num_blocks=(0, 0, 2, 0, 1, 0, 2, 0, 0)),
+    dict(channels=(4, 8), num_blocks=(0, 0, 0)),
+    dict(color='rgb', channels=(4, 8, 8), num_blocks=(2, 2, 0, 0, 1)),
 ]
 
 
@@ -38,7 +38,11 @@ def architecture_of(net: MultiScaleDBLRNet) -> dict:
         num_frames=net.num_frames,
         color=net.color,
         channels=(net.head.out_channels, *(down.out_channels for down in net.down)),
-        num_blocks=(*map(len, net.encoders), len(net.body)),
+        num_blocks=(
+            *map(len, net.encoders),
+            len(net.body),
+            *map(len, reversed(net.decoders)),
+        ),
     )
 
 
@@ -111,7 +115,7 @@ class TestEqualsMultiScaleDBLRNet:
 
 
 def test_memory_of_a_strip_does_not_grow_with_the_height():
-    net = trained(channels=(8, 8, 8), num_blocks=(1, 1, 1))
+    net = trained(channels=(8, 8, 8), num_blocks=(1, 1, 1, 1, 1))
     network = strip_network(net)
     rows = 16 + network.halo + 3
     for height in (120, 240):
@@ -239,7 +243,7 @@ class TestDeblurrer:
 
     def test_strips_can_be_compiled(self, real_clip):
         """Without the C++ compiler, which takes long."""
-        network = strip_network(trained(channels=(4, 8), num_blocks=(0, 0)))
+        network = strip_network(trained(channels=(4, 8), num_blocks=(0, 0, 0)))
         windows = real_clip['blurry'][None, :5, :, :24, :32]
         with torch.inference_mode():
             expected = network(windows, 8)

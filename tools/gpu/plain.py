@@ -34,7 +34,7 @@ def train(args: argparse.Namespace) -> None:
     name, arguments, batch, crop, rate = NETWORKS.get(kind, NETWORKS['dblrnet_ms'])
     if args.dry:
         arguments = arguments | (
-            dict(channels=(4, 8), num_blocks=(0, 1)) if 'Multi' in name else
+            dict(channels=(4, 8), num_blocks=(0, 1, 0)) if 'Multi' in name else
             dict(mid_channels=4, num_blocks=1)
         )  # fmt: skip
         batch, crop = 2, 64

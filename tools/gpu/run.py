@@ -27,7 +27,7 @@ SPARE = 12  # seconds reserved at the end of a call for writing the report and t
 WARM_UP = 500  # iterations, as in the configs
 PEERS = ('basicvsr_pp', 'nafnet')  # of configs/baselines
 DRY_NETWORK = {
-    'dblrnet_ms': 'model.generator.channels=[4,8] model.generator.num_blocks=[0,1]',
+    'dblrnet_ms': 'model.generator.channels=[4,8] model.generator.num_blocks=[0,1,0]',
     'dblrnet_plus': 'model.generator.mid_channels=4 model.generator.num_blocks=1',
 }
 
