@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from dblrgan_mm import measuring, models
 from dblrgan_mm.benchmarks.ways import dtypes_of, named, processes
-from dblrgan_mm.clips.frames import read_frame
-from dblrgan_mm.clips.sources import frame_paths
+from dblrgan_mm.clips.frames import frame_paths, read_frame
 from dblrgan_mm.comparison.restoring import Method, build
 from dblrgan_mm.errors import LaunchError, UserError
 from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference.checkpoint import load_generator
-from dblrgan_mm.inference.deblurrer import find_device, released
+from dblrgan_mm.inference.deblurrer import released
+from dblrgan_mm.inference.devices import find_device
 
 PLAIN = 'plain loop, float32'
 

@@ -8,8 +8,8 @@ from test_strip_network import Largest
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference.checkpoint import Generator, load_generator, publish
-from dblrgan_mm.inference.multiscale_network import StripMultiScaleDBLRNet
-from dblrgan_mm.inference.onnx_network import OnnxDBLRNet
+from dblrgan_mm.inference.networks.multiscale_network import StripMultiScaleDBLRNet
+from dblrgan_mm.inference.networks.onnx_network import OnnxDBLRNet
 from dblrgan_mm.models import MultiScaleDBLRNet
 
 VARIANTS = [

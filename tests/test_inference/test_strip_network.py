@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dblrgan_mm.inference.layers import unit_range
-from dblrgan_mm.inference.strip_network import StripDBLRNet, strips
-from dblrgan_mm.inference.winograd import NarrowConv, RowWinograd
+from dblrgan_mm.inference.networks.layers import unit_range
+from dblrgan_mm.inference.networks.strip_network import StripDBLRNet, strips
+from dblrgan_mm.inference.networks.winograd import NarrowConv, RowWinograd
 from dblrgan_mm.models import DBLRNet
 
 VARIANTS = [

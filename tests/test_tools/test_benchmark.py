@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dblrgan_mm.benchmarks import loading
-from dblrgan_mm.inference.int8 import has_int8
+from dblrgan_mm.inference.networks.int8 import has_int8
 from dblrgan_mm.models import DBLRNet
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from dblrgan_mm.clips.videos import RESTART, Format, open_container, video_stream
 from dblrgan_mm.errors import UserError
+from dblrgan_mm.video.decoding import RESTART, Format, open_container, video_stream
 
 
 def mux(
