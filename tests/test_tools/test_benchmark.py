@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dblrgan_mm.benchmarks import loading
+from benchmarks import loading
 from dblrgan_mm.inference.networks.int8 import has_int8
 from dblrgan_mm.models import DBLRNet
 

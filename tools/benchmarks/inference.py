@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from benchmarks.ways import dtypes_of, named, processes
 from dblrgan_mm import measuring, models
-from dblrgan_mm.benchmarks.ways import dtypes_of, named, processes
 from dblrgan_mm.clips.frames import frame_paths, read_frame
 from dblrgan_mm.comparison.restoring import Method, build
 from dblrgan_mm.errors import LaunchError, UserError
