@@ -23,6 +23,7 @@ PACKAGES = """
 PARTS = (
     'mmengine',
     'mmcv',
+    'dblrgan_mm.nn',
     'mmagic.registry',
     'dblrgan_mm.models',
     'mmagic.models',
