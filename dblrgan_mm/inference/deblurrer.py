@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
+from dblrgan_mm.clips.clip import pad_index
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.files import sha256
 from dblrgan_mm.inference.architectures import build_network
@@ -332,18 +333,15 @@ class Deblurrer:
 
 
 def _reflected(frames: Iterable[torch.Tensor], reach: int) -> Iterator[torch.Tensor]:
-    """Extend a clip at both ends by ``reach`` reflected frames.
+    """Extend a clip, which is not empty, at both ends by ``reach`` reflected frames.
 
-    For example, 0 1 2 3 with a reach of 2 becomes 2 1 0 1 2 3 2 1. An empty clip stays empty.
+    For example, 0 1 2 3 with a reach of 2 becomes 2 1 0 1 2 3 2 1.
     """
     frames = iter(frames)
     first = list(itertools.islice(frames, 2 * reach + 1))
     if len(first) <= reach:  # too short for one reflection: reflect repeatedly
-        length = len(first)
-        for i in range(-reach, length + reach if length else -reach):
-            period = max(1, 2 * (length - 1))
-            i = i % period
-            yield first[min(i, period - i)] if length > 1 else first[0]
+        for i in range(-reach, len(first) + reach):
+            yield first[pad_index(i, len(first), 'reflection')]
         return
     yield from reversed(first[1 : reach + 1])
     last = deque(maxlen=reach + 1)

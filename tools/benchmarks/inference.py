@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from benchmarks.ways import dtypes_of, named, processes
 from dblrgan_mm import measuring, models
+from dblrgan_mm.clips.clip import pad_index
 from dblrgan_mm.clips.frames import frame_paths, read_frame
 from dblrgan_mm.comparison.restoring import Method, build
 from dblrgan_mm.errors import LaunchError, UserError
@@ -81,10 +82,11 @@ def of_windows(network: nn.Module, num_frames: int, device: torch.device) -> Cal
     @torch.inference_mode()
     def loop(clip: list) -> list:
         frames = [to_tensor(frame, device) for frame in clip]
-        frames = [*frames[reach:0:-1], *frames, *frames[-2 : -2 - reach : -1]]
         restored = []
-        for i in range(len(clip)):
-            window = torch.stack(frames[i : i + num_frames])[None]
+        for centre in range(len(clip)):
+            around = range(centre - reach, centre + reach + 1)
+            indices = [pad_index(i, len(clip), 'reflection') for i in around]
+            window = torch.stack([frames[i] for i in indices])[None]
             restored.append(to_array(network(window[:, 0] if num_frames == 1 else window)[0]))
         return restored
 
@@ -178,13 +180,6 @@ def measure_inference(args: argparse.Namespace) -> dict:
         raise LaunchError(f'{args.sharp} and {args.blurry} differ in the number or size of frames')
     configs = named(args.peers)
     others = {name: peer(config, torch.device('cpu')) for name, config in configs.items()}
-    windows = [network.num_frames, *(num_frames or 1 for _, num_frames in others.values())]
-    least = max(windows) // 2 + 1
-    if min(len(clip), args.frames) < least:
-        raise LaunchError(
-            f'{args.blurry} has {len(clip)} frames and --frames is {args.frames}; both must be at '
-            f'least {least}'
-        )
     timed = clip[: args.frames]
     if args.size:
         timed = enlarged(timed, args.size)
