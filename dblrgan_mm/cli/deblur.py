@@ -146,7 +146,7 @@ def place_among_processes() -> tuple[int, int, int]:
 def load(args: argparse.Namespace, local_rank: int, processes: int) -> Any:
     """Load the network on this process's GPU; print the description of packaged weights."""
     from dblrgan_mm.inference.deblurrer import Deblurrer
-    from dblrgan_mm.inference.devices import find_device
+    from dblrgan_mm.inference.devices import find_device, keep_freed_memory
 
     device = args.device
     if processes > 1 and device in ('auto', 'cuda'):
@@ -158,6 +158,8 @@ def load(args: argparse.Namespace, local_rank: int, processes: int) -> Any:
     deblurrer = Deblurrer.from_checkpoint(
         args.checkpoint, device, args.dtype, args.tile, args.compile
     )
+    if deblurrer.device.type == 'cpu':
+        keep_freed_memory()
     if args.checkpoint is None:
         print(
             'using the weights that come with the package, trained on '

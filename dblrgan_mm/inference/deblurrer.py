@@ -20,7 +20,6 @@ from dblrgan_mm.inference.devices import (
     fastest_dtype,
     find_device,
     is_out_of_memory,
-    keep_freed_memory,
 )
 from dblrgan_mm.inference.networks.strip_network import StripNetwork
 
@@ -93,8 +92,6 @@ class Deblurrer:
             raise UserError(
                 'int8 runs only on a CPU and without compile; use device cpu and do not compile'
             )
-        if self.device.type == 'cpu':
-            keep_freed_memory()
 
     @classmethod
     def from_checkpoint(

@@ -82,7 +82,8 @@ def keep_freed_memory() -> None:
     """Make glibc keep up to 256 MB of freed memory, in one arena for all threads of the process.
 
     By default it returns this memory to the operating system after each strip, and the next strip
-    has to wait for it.
+    has to wait for it. The setting is for the whole process, so a program decides on it, not
+    ``Deblurrer``: ``dblrgan-mm deblur`` calls this function on a CPU. Does nothing without glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
     if mallopt is not None:

@@ -374,6 +374,17 @@ class TestDevice:
             )
 
 
+def test_only_the_command_changes_the_allocator(monkeypatch, call_tool, sample_root, tmp_path):
+    calls = []
+    monkeypatch.setattr(devices, 'keep_freed_memory', lambda: calls.append('mallopt'))
+    Deblurrer.from_checkpoint('dblrnet_plus', 'cpu')
+    assert calls == []
+    frame = next((sample_root / 'train' / 'gopro_walk_a' / 'blur').iterdir())
+    done = call_tool('deblur', frame, tmp_path / 'out.png', '--device', 'cpu')
+    assert done.code == 0, done.err
+    assert calls == ['mallopt']
+
+
 def test_from_generator(clip):
     net = trained()
     architecture = dict(type='DBLRNet', num_frames=5, color='luma', residual=False)

@@ -22,7 +22,7 @@ from dblrgan_mm.errors import LaunchError, UserError
 from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference.checkpoint import load_generator
 from dblrgan_mm.inference.deblurrer import released
-from dblrgan_mm.inference.devices import find_device
+from dblrgan_mm.inference.devices import find_device, keep_freed_memory
 
 PLAIN = 'plain loop, float32'
 
@@ -46,6 +46,8 @@ def choose(kind: str, source: str, device: str, dtype: str | None) -> None:
         torch.cuda.set_device(_device)
     if kind in ('Deblurrer', 'stream'):
         deblurrer = Deblurrer.from_checkpoint(source, device, dtype)
+        if _device.type == 'cpu':
+            keep_freed_memory()  # as dblrgan-mm deblur does
         keep = list if kind == 'Deblurrer' else deque(maxlen=0).extend
         _restore = lambda clip: keep(deblurrer(clip))  # noqa: E731
     elif kind == 'plain':
