@@ -10,7 +10,7 @@ from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference.checkpoint import Generator, load_generator, publish
 from dblrgan_mm.inference.networks.multiscale_network import StripMultiScaleDBLRNet
 from dblrgan_mm.inference.networks.onnx_network import OnnxDBLRNet
-from dblrgan_mm.models import MultiScaleDBLRNet
+from dblrgan_mm.nn import MultiScaleDBLRNet
 
 VARIANTS = [
     dict(),

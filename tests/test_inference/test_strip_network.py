@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dblrgan_mm.inference.networks.layers import unit_range
 from dblrgan_mm.inference.networks.strip_network import StripDBLRNet, strips
 from dblrgan_mm.inference.networks.winograd import NarrowConv, RowWinograd
-from dblrgan_mm.models import DBLRNet
+from dblrgan_mm.nn import DBLRNet
 
 VARIANTS = [
     dict(),

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import inference, loading
 from dblrgan_mm.inference.networks.int8 import has_int8
-from dblrgan_mm.models import DBLRNet
+from dblrgan_mm.nn import DBLRNet
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'dblrnet_sample.py'

@@ -10,11 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from benchmarks.ways import dtypes_of, named, processes
-from dblrgan_mm import measuring, models
+from dblrgan_mm import measuring, nn
 from dblrgan_mm.clips.clip import pad_index
 from dblrgan_mm.clips.frames import frame_paths, read_frame
 from dblrgan_mm.comparison.restoring import Method, build
@@ -62,22 +61,24 @@ def choose(kind: str, source: str, device: str, dtype: str | None) -> None:
         )
 
 
-def plain_network(checkpoint: str) -> nn.Module:
+def plain_network(checkpoint: str) -> torch.nn.Module:
     """Return the generator of a checkpoint as the module that is trained, in eval mode."""
     generator = load_generator(checkpoint)
     arguments = dict(generator.architecture)
-    network = getattr(models, arguments.pop('type'))(**arguments)
+    network = getattr(nn, arguments.pop('type'))(**arguments)
     network.load_state_dict(generator.state_dict)
     return network.eval()
 
 
-def peer(config: str, device: torch.device) -> tuple[nn.Module, int | None]:
+def peer(config: str, device: torch.device) -> tuple[torch.nn.Module, int | None]:
     """Return a config's generator with random weights and its window size (None: whole clips)."""
     cfg, model = build(Method('', config, None), str(device))
     return model.generator, cfg.test_dataloader.dataset.get('num_frames', 5)
 
 
-def of_windows(network: nn.Module, num_frames: int, device: torch.device) -> Callable[[list], list]:
+def of_windows(
+    network: torch.nn.Module, num_frames: int, device: torch.device
+) -> Callable[[list], list]:
     """Return a loop that restores a clip window by window, reflecting frames at its ends."""
     reach = num_frames // 2
 
@@ -95,7 +96,7 @@ def of_windows(network: nn.Module, num_frames: int, device: torch.device) -> Cal
     return loop
 
 
-def of_clips(network: nn.Module, device: torch.device) -> Callable[[list], list]:
+def of_clips(network: torch.nn.Module, device: torch.device) -> Callable[[list], list]:
     """Return a function that restores all frames of a clip at once."""
 
     @torch.inference_mode()
@@ -145,7 +146,7 @@ def ceilings(dtypes: list[str]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def macs_a_pixel(network: nn.Module, num_frames: int | None) -> float:
+def macs_a_pixel(network: torch.nn.Module, num_frames: int | None) -> float:
     """Count the multiply-accumulates of convolutions and matrix products per restored pixel.
 
     Counts those of the plain algorithm, even where a faster one (Winograd) needs fewer.
