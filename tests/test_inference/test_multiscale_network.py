@@ -241,6 +241,7 @@ class TestDeblurrer:
         with pytest.raises(UserError, match='int8 is not supported by MultiScaleDBLRNet'):
             Deblurrer.from_generator(generator_of(trained()), dtype=torch.int8)
 
+    @pytest.mark.slow
     def test_strips_can_be_compiled(self, real_clip):
         """Without the C++ compiler, which takes long."""
         network = strip_network(trained(channels=(4, 8), num_blocks=(0, 0, 0)))

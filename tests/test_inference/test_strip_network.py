@@ -19,7 +19,9 @@ VARIANTS = [
     dict(num_blocks=0),
     dict(color='rgb', norm=None, residual=True, mid_channels=4),
     dict(mid_channels=32, num_blocks=1),  # wide enough for Winograd convolutions
-    dict(mid_channels=128, num_blocks=1, num_frames=3, color='rgb'),
+    pytest.param(
+        dict(mid_channels=128, num_blocks=1, num_frames=3, color='rgb'), marks=pytest.mark.slow
+    ),
 ]
 
 
