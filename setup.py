@@ -21,8 +21,12 @@ class BuildWithConfigs(build_py):
             return
         target = Path(self.build_lib) / 'dblrgan_mm' / '.mim'
         shutil.rmtree(target, ignore_errors=True)
-        for folder in ('configs', 'tools', 'docs'):
-            skip = shutil.ignore_patterns('__pycache__', 'images')
+        for folder, skipped in (
+            ('configs', ()),
+            ('tools', ('benchmark*', 'soak.py', 'gpu')),  # for the checkout
+            ('docs', ('images',)),
+        ):
+            skip = shutil.ignore_patterns('__pycache__', *skipped)
             shutil.copytree(HERE / folder, target / folder, ignore=skip)
         shutil.copy(HERE / 'model-index.yml', target)
 

@@ -50,6 +50,22 @@ FRAMES = {
 }
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Fail a test that takes long and has no mark that says so.
+
+    The CPU time of the test and its child processes counts, as it hardly depends on how busy the
+    machine is. Three times the ten seconds of ``slow`` leave room for slower machines.
+    """
+    before = sum(os.times()[:4])
+    result = yield
+    spent = sum(os.times()[:4]) - before
+    marks = ('slow', 'speed', 'soak', 'cuda')
+    if spent > 30 and not any(item.get_closest_marker(mark) for mark in marks):
+        pytest.fail(f'took {spent:.0f} s of CPU time: mark it as slow', pytrace=False)
+    return result
+
+
 @pytest.fixture(autouse=True)
 def _reproducible():
     torch.manual_seed(0)

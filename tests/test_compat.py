@@ -33,6 +33,7 @@ class TestPatches:
         else:
             assert len(compat.apply()) > 1
 
+    @pytest.mark.slow
     def test_logged_once(self):
         code = (
             'import logging; logging.basicConfig(level=logging.INFO)\n'
@@ -133,7 +134,10 @@ class TestRestorersOfMMagic:
         ('config', 'shape', 'scale'),
         [
             ('edvr/edvrm_8xb4-600k_reds.py', (1, 5, 3, 16, 16), 4),
-            ('basicvsr_pp/basicvsr-pp_c64n7_8xb1-600k_reds4.py', (1, 2, 3, 64, 64), 4),
+            pytest.param(
+                *('basicvsr_pp/basicvsr-pp_c64n7_8xb1-600k_reds4.py', (1, 2, 3, 64, 64), 4),
+                marks=pytest.mark.slow,
+            ),
             ('nafnet/nafnet_c64eb11128mb1db1111_8xb8-lr1e-3-400k_gopro.py', (1, 3, 32, 32), 1),
             ('restormer/restormer_official_gopro.py', (1, 3, 32, 32), 1),
         ],

@@ -128,6 +128,7 @@ def test_where_mim_looks(installed):
     mim = installed.site / 'dblrgan_mm' / '.mim'
     for name in ('model-index.yml', 'configs/dblrgan_gopro.py', 'tools/train.py'):
         assert (mim / name).is_file(), name
+    assert not list(mim.glob('tools/benchmark*')), 'for the checkout'
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def main() -> None:
     if getattr(args, 'plot', None) and args.plot.suffix.lower() != '.png':
         raise LaunchError(f'--plot {args.plot}: the file name must end with .png')
 
-    from dblrgan_mm.benchmarks import inference, loading, report, training
+    from benchmarks import inference, loading, report, training
 
     measure, tell = {
         'infer': (inference.measure_inference, report.print_inference),

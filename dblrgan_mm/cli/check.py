@@ -16,8 +16,8 @@ import numpy as np
 from dblrgan_mm import launch
 from dblrgan_mm.clips import clip_store, layouts
 from dblrgan_mm.clips.clip import Clip, Fault
-from dblrgan_mm.clips.frames import read_frame
 from dblrgan_mm.errors import DatasetError
+from dblrgan_mm.files import sha256
 
 
 @dataclass
@@ -112,7 +112,7 @@ def whole_files(
             clip = clip_store.load_clip(args.root, name, entry, not args.unpaired)
         except DatasetError as error:
             return Fault(name, None, str(error.__cause__ or error))
-        if clip_store.sha256(file) == entry['sha256']:
+        if sha256(file) == entry['sha256']:
             return clip
         message = (
             f'{file} is damaged: its checksum differs from that in the index. Delete it and run '
@@ -138,7 +138,7 @@ def check_images(report: Report, clips: list[Clip], split: str, args: argparse.N
         images, faults = [], []
         for side in (clip.blurry, clip.sharp) if clip.sharp else (clip.blurry,):
             try:
-                images.append(read(side[t]))
+                images.append(clip_store.read_any(side[t]))
             except ValueError as error:
                 faults.append(Fault(clip.name, clip.frames[t], str(error)))
         whole = args.statistics and len(images) == 2 and images[0].shape == images[1].shape
@@ -161,11 +161,6 @@ def check_images(report: Report, clips: list[Clip], split: str, args: argparse.N
                 report.psnr.append(statistic[0])
                 report.gradient_ratio.append(statistic[1])
     report.sizes = {f'{width}x{height}' for height, width in first.values()}
-
-
-def read(place: str) -> np.ndarray:
-    """Read a frame from an image file or a clip store, uint8 (h, w, 3), RGB."""
-    return clip_store.map_frame(place) if clip_store.is_place(place) else read_frame(place)
 
 
 def compare(blurry: np.ndarray, sharp: np.ndarray) -> tuple[float, float]:

@@ -101,7 +101,7 @@ def compare(args: argparse.Namespace, data: list, methods: list) -> None:
 
     from dblrgan_mm.comparison import report
     from dblrgan_mm.comparison.running import Comparison
-    from dblrgan_mm.inference.deblurrer import find_device
+    from dblrgan_mm.inference.devices import find_device
 
     device = str(find_device(args.device))
     comparison = Comparison(args.out, data, methods, device, args.workers)

@@ -17,8 +17,8 @@ from typing import Any
 
 from dblrgan_mm import launch
 from dblrgan_mm.clips.frames import IMAGE_SUFFIXES
-from dblrgan_mm.clips.sources import expand
 from dblrgan_mm.errors import UserError
+from dblrgan_mm.video.sources import expand
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -83,7 +83,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def plan(args: argparse.Namespace) -> tuple[list[tuple[Path, Path]], bool]:
     """Return pairs of input and output, and whether the outputs are inside ``args.output``."""
-    from dblrgan_mm.inference.video_io import CONTAINERS, is_video_name
+    from dblrgan_mm.video.video_io import CONTAINERS, is_video_name
 
     sources = [source for given in args.inputs for source in expand(given)]
     if len(sources) == 1 and sources == args.inputs:
@@ -145,7 +145,8 @@ def place_among_processes() -> tuple[int, int, int]:
 
 def load(args: argparse.Namespace, local_rank: int, processes: int) -> Any:
     """Load the network on this process's GPU; print the description of packaged weights."""
-    from dblrgan_mm.inference.deblurrer import Deblurrer, find_device
+    from dblrgan_mm.inference.deblurrer import Deblurrer
+    from dblrgan_mm.inference.devices import find_device, keep_freed_memory
 
     device = args.device
     if processes > 1 and device in ('auto', 'cuda'):
@@ -157,6 +158,8 @@ def load(args: argparse.Namespace, local_rank: int, processes: int) -> Any:
     deblurrer = Deblurrer.from_checkpoint(
         args.checkpoint, device, args.dtype, args.tile, args.compile
     )
+    if deblurrer.device.type == 'cpu':
+        keep_freed_memory()
     if args.checkpoint is None:
         print(
             'using the weights that come with the package, trained on '

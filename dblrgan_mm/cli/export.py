@@ -24,7 +24,7 @@ def export(generator: Any, path: Path) -> None:
     import torch
 
     from dblrgan_mm.inference.architectures import build_network
-    from dblrgan_mm.inference.onnx_network import INPUT, OUTPUT
+    from dblrgan_mm.inference.networks.onnx_network import INPUT, OUTPUT
 
     network = build_network(generator.state_dict, generator.architecture).eval()
     frames = generator.architecture['num_frames']
@@ -70,7 +70,7 @@ def largest_difference(generator: Any, path: Path) -> float:
     import torch
 
     from dblrgan_mm.inference.architectures import build_network
-    from dblrgan_mm.inference.onnx_network import OnnxDBLRNet
+    from dblrgan_mm.inference.networks.onnx_network import OnnxDBLRNet
 
     network = build_network(generator.state_dict, generator.architecture)
     onnx_network = OnnxDBLRNet(path, torch.device('cpu'))
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f'{target}: already exists; use --overwrite to replace it')
 
     from dblrgan_mm.inference.checkpoint import load_generator
-    from dblrgan_mm.inference.onnx_network import OnnxDBLRNet, probe
+    from dblrgan_mm.inference.networks.onnx_network import OnnxDBLRNet, probe
 
     generator = load_generator(args.checkpoint)
     part = target.with_name(f'.{target.stem}.part.onnx')

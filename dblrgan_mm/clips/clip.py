@@ -179,3 +179,17 @@ def number_of(file: str) -> int | None:
     if suffix.lower() not in IMAGE_SUFFIXES or not digits or file.startswith('.'):
         return None
     return int(digits[-1])
+
+
+def pad_index(index: int, length: int, padding: str | None) -> int:
+    """Return the frame at ``index`` of a clip of ``length`` frames, extended by ``padding``.
+
+    Example:
+        >>> [pad_index(i, 4, 'reflection') for i in range(-2, 6)]
+        [2, 1, 0, 1, 2, 3, 2, 1]
+    """
+    if padding == 'reflection' and length > 1:
+        period = 2 * (length - 1)
+        index = abs(index) % period
+        return min(index, period - index)
+    return min(max(index, 0), length - 1)

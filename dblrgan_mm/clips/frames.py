@@ -1,5 +1,6 @@
-"""Read single frames from image files."""
+"""Find and read frames that are image files."""
 
+import re
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,12 @@ IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
 # keep the file's depth and number of channels; apply the orientation tag
 AS_STORED = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
+
+
+def frame_paths(folder: Path) -> list[Path]:
+    """Return the images in a folder, in numerical order."""
+    paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != '.']
+    return sorted(paths, key=lambda path: ([int(n) for n in re.findall(r'\d+', path.stem)], path))
 
 
 def read_frame(path: str | Path, channel_order: str = 'rgb') -> np.ndarray:

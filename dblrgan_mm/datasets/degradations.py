@@ -12,7 +12,7 @@ from mmagic.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
 
 from dblrgan_mm.clips.motion_blur import decode_light, encode_light
-from dblrgan_mm.clips.videos import EXACT
+from dblrgan_mm.video.decoding import EXACT
 
 
 @TRANSFORMS.register_module()

@@ -8,7 +8,7 @@ from mmagic.registry import DATASETS
 from mmengine.dataset import BaseDataset
 
 from dblrgan_mm.clips import clip_store, layouts
-from dblrgan_mm.clips.clip import Clip
+from dblrgan_mm.clips.clip import Clip, pad_index
 from dblrgan_mm.errors import DatasetError
 
 _MAX_SKIPPED = 100  # windows skipped for one item; after that, loading fails
@@ -197,17 +197,3 @@ class VideoClipDataset(BaseDataset):
                 self._skipped.append(message)
                 return None
             raise DatasetError(message) from error
-
-
-def pad_index(index: int, length: int, padding: str | None) -> int:
-    """Return the frame at ``index`` of a clip of ``length`` frames, extended by ``padding``.
-
-    Example:
-        >>> [pad_index(i, 4, 'reflection') for i in range(-2, 6)]
-        [2, 1, 0, 1, 2, 3, 2, 1]
-    """
-    if padding == 'reflection' and length > 1:
-        period = 2 * (length - 1)
-        index = abs(index) % period
-        return min(index, period - index)
-    return min(max(index, 0), length - 1)

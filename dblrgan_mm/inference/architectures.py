@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dblrgan_mm.inference.multiscale_network import StripMultiScaleDBLRNet
-from dblrgan_mm.inference.strip_network import StripDBLRNet, StripNetwork
+from dblrgan_mm.inference.networks.multiscale_network import StripMultiScaleDBLRNet
+from dblrgan_mm.inference.networks.strip_network import StripDBLRNet, StripNetwork
 from dblrgan_mm.nn import DBLRNet, MultiScaleDBLRNet
 
 Weights = Mapping[str, torch.Tensor]

@@ -1,7 +1,5 @@
 """Restore the frames of a clip with a trained generator."""
 
-import ctypes
-import functools
 import itertools
 import logging
 import time
@@ -13,12 +11,17 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
+from dblrgan_mm.clips.clip import pad_index
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.files import sha256
 from dblrgan_mm.inference.architectures import build_network
 from dblrgan_mm.inference.checkpoint import Generator, load_generator
-from dblrgan_mm.inference.int8 import capabilities
-from dblrgan_mm.inference.strip_network import StripNetwork
+from dblrgan_mm.inference.devices import (
+    fastest_dtype,
+    find_device,
+    is_out_of_memory,
+)
+from dblrgan_mm.inference.networks.strip_network import StripNetwork
 
 logger = logging.getLogger('dblrgan_mm')
 
@@ -89,8 +92,6 @@ class Deblurrer:
             raise UserError(
                 'int8 runs only on a CPU and without compile; use device cpu and do not compile'
             )
-        if self.device.type == 'cpu':
-            _keep_freed_memory()
 
     @classmethod
     def from_checkpoint(
@@ -130,7 +131,7 @@ class Deblurrer:
                     f'{path}: an ONNX file runs only in float32 and without compile; omit the '
                     'dtype and compile options'
                 )
-            from dblrgan_mm.inference.onnx_network import OnnxDBLRNet
+            from dblrgan_mm.inference.networks.onnx_network import OnnxDBLRNet
 
             network = OnnxDBLRNet(path, None if str(device) == 'auto' else place)
             deblurrer = cls(network, 'cpu', tile)  # onnxruntime itself copies frames to the GPU
@@ -329,18 +330,15 @@ class Deblurrer:
 
 
 def _reflected(frames: Iterable[torch.Tensor], reach: int) -> Iterator[torch.Tensor]:
-    """Extend a clip at both ends by ``reach`` reflected frames.
+    """Extend a clip, which is not empty, at both ends by ``reach`` reflected frames.
 
-    For example, 0 1 2 3 with a reach of 2 becomes 2 1 0 1 2 3 2 1. An empty clip stays empty.
+    For example, 0 1 2 3 with a reach of 2 becomes 2 1 0 1 2 3 2 1.
     """
     frames = iter(frames)
     first = list(itertools.islice(frames, 2 * reach + 1))
     if len(first) <= reach:  # too short for one reflection: reflect repeatedly
-        length = len(first)
-        for i in range(-reach, length + reach if length else -reach):
-            period = max(1, 2 * (length - 1))
-            i = i % period
-            yield first[min(i, period - i)] if length > 1 else first[0]
+        for i in range(-reach, len(first) + reach):
+            yield first[pad_index(i, len(first), 'reflection')]
         return
     yield from reversed(first[1 : reach + 1])
     last = deque(maxlen=reach + 1)
@@ -348,88 +346,6 @@ def _reflected(frames: Iterable[torch.Tensor], reach: int) -> Iterator[torch.Ten
         last.append(frame)
         yield frame
     yield from list(last)[-2::-1]
-
-
-def find_device(name: str | torch.device) -> torch.device:
-    """Return the device with a given name; 'auto' is a GPU if there is one, else the CPU.
-
-    Raises:
-        UserError: the device is unknown or not available.
-    """
-    name = str(name)
-    if name == 'auto':
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f'{name!r} is not a device; use auto, cpu, cuda or cuda:1') from error
-    if device.type == 'cuda':
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            seen = f'GPUs 0 to {count - 1}' if count > 1 else f'{count or "no"} GPU'
-            raise UserError(f'there is no device {name}: torch sees {seen}; use another, or cpu')
-    elif device.type == 'mps':
-        if not torch.backends.mps.is_available():
-            raise UserError('there is no device mps on this machine; use cpu')
-    elif device.type != 'cpu':
-        raise UserError(f'{name!r} is not a supported device; use auto, cpu, cuda or cuda:1')
-    return device
-
-
-def fastest_dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16 or float16 where the device is faster with it, else float32."""
-    if device.type == 'cuda':
-        if torch.cuda.get_device_capability(device) >= (8, 0):
-            return torch.bfloat16
-        return (
-            torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) else torch.float32
-        )
-    if device.type == 'cpu':
-        able = capabilities()
-        capable = able.get('avx512_bf16') or able.get('amx_bf16')
-        if capable and _seconds(torch.bfloat16) < 0.7 * _seconds(torch.float32):
-            return torch.bfloat16
-    return torch.float32
-
-
-@functools.cache
-def _keep_freed_memory() -> None:
-    """Make glibc keep up to 256 MB of freed memory, in one arena for all threads of the process.
-
-    By default it returns this memory to the operating system after each strip, and the next strip
-    has to wait for it.
-    """
-    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
-    if mallopt is not None:
-        trim_threshold, mmap_threshold, arena_max = -1, -3, -8
-        mallopt(trim_threshold, 1 << 28)
-        mallopt(mmap_threshold, 1 << 25)
-        mallopt(arena_max, 1)
-
-
-@functools.cache
-def _seconds(dtype: torch.dtype) -> float:
-    """Time a small convolution on the CPU.
-
-    Some CPUs have instructions for bfloat16 but are not faster with it.
-    """
-    weight = torch.full((64, 64, 3, 3), 0.5).to(dtype, memory_format=torch.channels_last)
-    maps = torch.full((1, 64, 18, 320), 0.5).to(dtype, memory_format=torch.channels_last)
-    times = []
-    with torch.inference_mode():
-        for _ in range(6):
-            begin = time.perf_counter()
-            torch.nn.functional.conv2d(maps, weight)
-            times.append(time.perf_counter() - begin)
-    return min(times)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error of torch, onnxruntime or Python means that memory ran out."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error)
-    return "can't allocate memory" in text or 'Failed to allocate memory' in text
 
 
 def released() -> dict[str, Path]:

@@ -20,7 +20,7 @@ from dblrgan_mm import files
 from dblrgan_mm.clips.frames import IMAGE_SUFFIXES
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference.deblurrer import Deblurrer
-from dblrgan_mm.inference.video_io import (
+from dblrgan_mm.video.video_io import (
     CONTAINERS,
     ClipFrame,
     ImageClip,

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dblrgan_mm import files
-from dblrgan_mm.clips.sources import expand
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.synthesis.clip import Clip, make_clip
 from dblrgan_mm.synthesis.pairs import Footage, bytes_held
 from dblrgan_mm.synthesis.plan import Recipe, plan
 from dblrgan_mm.synthesis.workers import Workers
+from dblrgan_mm.video.sources import expand
 
 NEARLY_SHARP = 35  # dB, PSNR between the blurry and the sharp frame
 MEMORY = 1e9  # bytes, limit for the frames and flows that several clips share

@@ -17,10 +17,10 @@ from dblrgan_mm.clips.motion_blur import (
     estimate_flows,
     sub_frame_times,
 )
-from dblrgan_mm.clips.sources import decode
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.synthesis.scan import shrink
 from dblrgan_mm.synthesis.workers import Workers
+from dblrgan_mm.video.sources import decode
 
 
 class Footage:

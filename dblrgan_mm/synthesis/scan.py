@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 
 from dblrgan_mm.clips.motion_blur import estimate_flow, warp
-from dblrgan_mm.clips.sources import decode
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.synthesis.workers import Workers
+from dblrgan_mm.video.sources import decode
 
 SCAN_HEIGHT = 96  # rows; motion and cuts are measured in frames downscaled to this height
 SHARPNESS_HEIGHT = 240  # rows; sharpness is measured in frames downscaled to this height

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 
 from dblrgan_mm import launch
 from dblrgan_mm.clips import clip_store
+from dblrgan_mm.clips.clip import pad_index
 from dblrgan_mm.datasets import DatasetError, VideoClipDataset
-from dblrgan_mm.datasets.video_clip_dataset import pad_index
 
 
 @pytest.fixture(scope='session')

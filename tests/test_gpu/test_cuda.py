@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from dblrgan_mm.engine import ConvMuon, GuardedAmpOptimWrapper, GuardedOptimWrapper
-from dblrgan_mm.models import (
+from dblrgan_mm.models import ForeachExponentialMovingAverage
+from dblrgan_mm.nn import (
     AdversarialLoss,
     ContentLoss,
     DBLRNet,
-    ForeachExponentialMovingAverage,
     FrameSequenceDiscriminator,
     MultiScaleDBLRNet,
 )

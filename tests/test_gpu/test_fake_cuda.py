@@ -11,7 +11,7 @@ from mmengine.evaluator import BaseMetric
 from dblrgan_mm.evaluation import InputMetric, WarpingError
 from dblrgan_mm.inference.checkpoint import Generator
 from dblrgan_mm.inference.deblurrer import Deblurrer
-from dblrgan_mm.models import (
+from dblrgan_mm.nn import (
     AdversarialLoss,
     ContentLoss,
     DBLRNet,
@@ -24,7 +24,7 @@ NETWORKS = {
     'plus': lambda: DBLRNet(mid_channels=8, num_blocks=1, norm=None, residual=True),
     'early, rgb': lambda: DBLRNet(mid_channels=8, num_blocks=1, color='rgb', fusion='early'),
     'one frame': lambda: DBLRNet(mid_channels=8, num_blocks=1, num_frames=1),
-    'multi-scale': lambda: MultiScaleDBLRNet(channels=(4, 8), num_blocks=(1, 1)),
+    'multi-scale': lambda: MultiScaleDBLRNet(channels=(4, 8), num_blocks=(1, 1, 1)),
 }
 
 

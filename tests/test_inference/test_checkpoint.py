@@ -13,12 +13,12 @@ from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from test_strip_network import trained
 
-from dblrgan_mm import models
+from dblrgan_mm import nn
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference.architectures import ARCHITECTURES as KINDS
 from dblrgan_mm.inference.checkpoint import load_generator
-from dblrgan_mm.models import DBLRNet
+from dblrgan_mm.nn import DBLRNet
 
 ARCHITECTURES = [
     dict(num_frames=5, color='luma', mid_channels=16, num_blocks=3, norm='BN'),
@@ -95,7 +95,7 @@ class TestArchitecture:
     def test_markers_belong_to_one_kind_each(self):
         for kind, known in KINDS.items():
             for other in KINDS:
-                has_it = known.marker in getattr(models, other)().state_dict()
+                has_it = known.marker in getattr(nn, other)().state_dict()
                 assert has_it is (other == kind)
 
     @pytest.mark.parametrize(('config', 'residual'), [('sample', True), ('gopro', False)])
@@ -212,9 +212,11 @@ class TestPublished:
         assert load_generator(saved(tmp_path, content)).architecture['residual'] is True
 
     def test_initialises_a_generator_in_a_config(self, published):
+        from dblrgan_mm import models  # here, because it takes ten seconds to import
+
         path, net = published
         init = dict(type='Pretrained', checkpoint=str(path), prefix='generator.')
-        other = DBLRNet(mid_channels=16, num_blocks=3, init_cfg=init)
+        other = models.DBLRNet(mid_channels=16, num_blocks=3, init_cfg=init)
         other.init_weights()
         for key, value in other.state_dict().items():
             assert torch.equal(value, net.state_dict()[key])

@@ -11,12 +11,12 @@ from test_strip_network import strip_network, trained
 from dblrgan_mm.clips.frames import read_frame
 from dblrgan_mm.datasets import VideoClipDataset
 from dblrgan_mm.errors import UserError
-from dblrgan_mm.inference import Deblurrer
+from dblrgan_mm.inference import Deblurrer, devices
 from dblrgan_mm.inference import deblurrer as module
 from dblrgan_mm.inference.checkpoint import Generator, load_generator
 from dblrgan_mm.inference.deblurrer import DEFAULT, released
-from dblrgan_mm.inference.int8 import has_int8
-from dblrgan_mm.inference.strip_network import StripDBLRNet
+from dblrgan_mm.inference.networks.int8 import has_int8
+from dblrgan_mm.inference.networks.strip_network import StripDBLRNet
 
 
 @pytest.fixture(scope='module')
@@ -357,8 +357,8 @@ class TestDevice:
     )
     def test_bfloat16_where_it_is_faster(self, monkeypatch, capabilities, seconds, dtype):
         monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: capabilities, raising=False)
-        monkeypatch.setattr(module, '_seconds', {torch.bfloat16: seconds, torch.float32: 3}.get)
-        assert module.fastest_dtype(torch.device('cpu')) is dtype
+        monkeypatch.setattr(devices, '_seconds', {torch.bfloat16: seconds, torch.float32: 3}.get)
+        assert devices.fastest_dtype(torch.device('cpu')) is dtype
 
     def test_unknown_dtype(self):
         with pytest.raises(UserError, match=r"dtype must be one of auto, .*; got 'int4'"):
@@ -372,6 +372,17 @@ class TestDevice:
             Deblurrer.from_checkpoint(
                 'dblrnet_plus', **dict(device='cpu', dtype='int8') | arguments
             )
+
+
+def test_only_the_command_changes_the_allocator(monkeypatch, call_tool, sample_root, tmp_path):
+    calls = []
+    monkeypatch.setattr(devices, 'keep_freed_memory', lambda: calls.append('mallopt'))
+    Deblurrer.from_checkpoint('dblrnet_plus', 'cpu')
+    assert calls == []
+    frame = next((sample_root / 'train' / 'gopro_walk_a' / 'blur').iterdir())
+    done = call_tool('deblur', frame, tmp_path / 'out.png', '--device', 'cpu')
+    assert done.code == 0, done.err
+    assert calls == ['mallopt']
 
 
 def test_from_generator(clip):

@@ -7,11 +7,11 @@ from test_strip_network import VARIANTS, strip_network, trained, windows_of
 from torch.nn import functional as F
 
 from dblrgan_mm.errors import UserError
-from dblrgan_mm.inference import int8
 from dblrgan_mm.inference.checkpoint import Generator, load_generator
 from dblrgan_mm.inference.deblurrer import released
-from dblrgan_mm.inference.int8 import Int8Conv, dead_leaves
-from dblrgan_mm.inference.strip_network import StripDBLRNet
+from dblrgan_mm.inference.networks import int8
+from dblrgan_mm.inference.networks.int8 import Int8Conv, dead_leaves
+from dblrgan_mm.inference.networks.strip_network import StripDBLRNet
 
 VNNI = pytest.mark.skipif(not int8.has_int8(), reason='needs a CPU with VNNI')
 

@@ -8,9 +8,9 @@ from test_strip_network import Largest
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference.checkpoint import Generator, load_generator, publish
-from dblrgan_mm.inference.multiscale_network import StripMultiScaleDBLRNet
-from dblrgan_mm.inference.onnx_network import OnnxDBLRNet
-from dblrgan_mm.models import MultiScaleDBLRNet
+from dblrgan_mm.inference.networks.multiscale_network import StripMultiScaleDBLRNet
+from dblrgan_mm.inference.networks.onnx_network import OnnxDBLRNet
+from dblrgan_mm.nn import MultiScaleDBLRNet
 
 VARIANTS = [
     dict(),
@@ -241,6 +241,7 @@ class TestDeblurrer:
         with pytest.raises(UserError, match='int8 is not supported by MultiScaleDBLRNet'):
             Deblurrer.from_generator(generator_of(trained()), dtype=torch.int8)
 
+    @pytest.mark.slow
     def test_strips_can_be_compiled(self, real_clip):
         """Without the C++ compiler, which takes long."""
         network = strip_network(trained(channels=(4, 8), num_blocks=(0, 0, 0)))

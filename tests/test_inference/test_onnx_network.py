@@ -7,8 +7,9 @@ import torch
 from test_strip_network import strip_network, trained, windows_of
 
 from dblrgan_mm.errors import UserError
-from dblrgan_mm.inference import Deblurrer, onnx_network
-from dblrgan_mm.inference.onnx_network import OnnxDBLRNet
+from dblrgan_mm.inference import Deblurrer
+from dblrgan_mm.inference.networks import onnx_network
+from dblrgan_mm.inference.networks.onnx_network import OnnxDBLRNet
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from dblrgan_mm import files
-from dblrgan_mm.clips.videos import EXACT, open_container, to_array
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.files import sole_writer
-from dblrgan_mm.inference import Deblurrer, muxing
+from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference import restore_clip as module
 from dblrgan_mm.inference.restore_clip import Options, in_thread, restore_clip
-from dblrgan_mm.inference.video_io import SEGMENT, VideoParts, open_clip
+from dblrgan_mm.video import muxing
+from dblrgan_mm.video.decoding import EXACT, open_container, to_array
+from dblrgan_mm.video.video_io import SEGMENT, VideoParts, open_clip
 
 MILLI = Fraction(1, 1000)
 

@@ -6,10 +6,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dblrgan_mm.inference.layers import unit_range
-from dblrgan_mm.inference.strip_network import StripDBLRNet, strips
-from dblrgan_mm.inference.winograd import NarrowConv, RowWinograd
-from dblrgan_mm.models import DBLRNet
+from dblrgan_mm.inference.networks.layers import unit_range
+from dblrgan_mm.inference.networks.strip_network import StripDBLRNet, strips
+from dblrgan_mm.inference.networks.winograd import NarrowConv, RowWinograd
+from dblrgan_mm.nn import DBLRNet
 
 VARIANTS = [
     dict(),
@@ -19,7 +19,9 @@ VARIANTS = [
     dict(num_blocks=0),
     dict(color='rgb', norm=None, residual=True, mid_channels=4),
     dict(mid_channels=32, num_blocks=1),  # wide enough for Winograd convolutions
-    dict(mid_channels=128, num_blocks=1, num_frames=3, color='rgb'),
+    pytest.param(
+        dict(mid_channels=128, num_blocks=1, num_frames=3, color='rgb'), marks=pytest.mark.slow
+    ),
 ]
 
 

@@ -280,7 +280,7 @@ class TestPredict:
 class TestDiscriminatorLearns:
     """On fixed restored and sharp clips, the accuracy exceeds 95 %."""
 
-    @pytest.mark.parametrize('num_frames', [1, 5])
+    @pytest.mark.parametrize('num_frames', [1, pytest.param(5, marks=pytest.mark.slow)])
     def test_accuracy(self, num_frames, real_clip):
         model = build(discriminator=dict(CONFIG['discriminator'], num_frames=num_frames))
         blurry, sharp = [], []

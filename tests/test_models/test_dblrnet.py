@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from dblrgan_mm.models import DBLRNet, rgb_to_luma
+from dblrgan_mm.nn import DBLRNet, rgb_to_luma
 from dblrgan_mm.nn.dblrnet import ResidualBlock
 
 TINY = dict(mid_channels=8, num_blocks=2)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from dblrgan_mm.models import FrameSequenceDiscriminator
+from dblrgan_mm.nn import FrameSequenceDiscriminator
 
 TINY = dict(conv_channels=((8, 8), (16, 16)), fc_channels=16)
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 import torch.multiprocessing as mp
 
@@ -73,6 +74,7 @@ def take_step(rank: int, world_size: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_at_batch_2_equal_one_at_batch_4(tmp_path):
     take_step(0, 1, str(tmp_path))
     mp.spawn(take_step, args=(2, str(tmp_path)), nprocs=2)

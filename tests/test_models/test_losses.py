@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dblrgan_mm.models import AdversarialLoss, ContentLoss, rgb_to_luma
+from dblrgan_mm.nn import AdversarialLoss, ContentLoss, rgb_to_luma
 
 LOGITS = torch.tensor([[-2.0], [0.5], [3.0]])
 PROBABILITY = torch.sigmoid(LOGITS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dblrgan_mm.models import MultiScaleDBLRNet, rgb_to_luma
+from dblrgan_mm.nn import MultiScaleDBLRNet, rgb_to_luma
 
 TINY = dict(channels=(8, 8, 12), num_blocks=(1, 1, 1, 1, 1))
 

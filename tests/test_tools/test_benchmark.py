@@ -5,12 +5,13 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from dblrgan_mm.benchmarks import loading
-from dblrgan_mm.inference.int8 import has_int8
-from dblrgan_mm.models import DBLRNet
+from benchmarks import inference, loading
+from dblrgan_mm.inference.networks.int8 import has_int8
+from dblrgan_mm.nn import DBLRNet
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'dblrnet_sample.py'
@@ -98,11 +99,6 @@ class TestData:
         done = call_tool('benchmark', 'data', CONFIG, '--data-root', tmp_path)
         assert done.code == 1
         assert f'error: no folder {tmp_path / "train"}. See docs/gopro.md.' in done.err
-
-
-@pytest.fixture(scope='module')
-def weights() -> Path:
-    return next((ROOT / 'dblrgan_mm' / 'inference' / 'weights').glob('dblrnet_plus*.pth'))
 
 
 @pytest.mark.slow
@@ -196,9 +192,7 @@ def test_training_without_one(call_tool, tests_only):
     assert f'{tests_only} is for tests only' in done.err
 
 
-def test_inference_of_too_short_a_clip(call_tool, sample_root, weights, tmp_path):
-    frame = next((sample_root / 'test' / 'sam2_blocks_carry' / 'blur').iterdir())
-    (tmp_path / '1.png').write_bytes(frame.read_bytes())
-    result = call_tool('benchmark', 'infer', weights, tmp_path, '--device', 'cpu')
-    assert result.code == 1
-    assert 'has 1 frames and --frames is 5; both must be at least 3' in result.err
+def test_plain_loop_on_a_clip_shorter_than_a_window():
+    frames = [np.full((2, 3, 3), value, np.uint8) for value in (10, 20)]
+    loop = inference.of_windows(lambda window: window[:, -1], 7, torch.device('cpu'))
+    assert [int(frame[0, 0, 0]) for frame in loop(frames)] == [20, 10]

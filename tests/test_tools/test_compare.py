@@ -220,6 +220,7 @@ def test_no_process_outlives_a_killed_one(repo, sample_root, config, checkpoint,
     wait_for(lambda: not session(), 30)
 
 
+@pytest.mark.slow
 def test_data_at_fault_are_told_not_tabled(call_tool, real_copy, tmp_path):
     path = next((real_copy / 'train').rglob('sharp/*.png'))
     path.write_bytes(path.read_bytes()[:500])
@@ -229,6 +230,7 @@ def test_data_at_fault_are_told_not_tabled(call_tool, real_copy, tmp_path):
     assert 'cannot be decoded' in result.err
 
 
+@pytest.mark.slow
 def test_layout_with_arguments(call_tool, real_copy, tmp_path):
     """Own pairs that are found by patterns."""
     result = call_tool(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dblrgan_mm.inference import Deblurrer
-from dblrgan_mm.inference.int8 import has_int8
+from dblrgan_mm.inference.networks.int8 import has_int8
 
 
 @pytest.fixture(autouse=True)

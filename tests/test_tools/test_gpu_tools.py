@@ -19,7 +19,7 @@ from dblrgan_mm import launch
 from dblrgan_mm.clips import layouts
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference.checkpoint import read_content
-from dblrgan_mm.models import DBLRNet, MultiScaleDBLRNet
+from dblrgan_mm.nn import DBLRNet, MultiScaleDBLRNet
 
 ROOT = Path(__file__).parents[2]
 GPU = ROOT / 'tools' / 'gpu'
@@ -337,7 +337,7 @@ class TestPack:
 @pytest.mark.parametrize(
     ('config', 'network'),
     [
-        ('dblrnet_ms', lambda: MultiScaleDBLRNet(channels=(4, 8), num_blocks=(0, 1))),
+        ('dblrnet_ms', lambda: MultiScaleDBLRNet(channels=(4, 8), num_blocks=(0, 1, 0))),
         ('dblrnet_plus', lambda: DBLRNet(norm=None, residual=True, mid_channels=4, num_blocks=1)),
     ],
 )

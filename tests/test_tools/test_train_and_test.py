@@ -20,7 +20,7 @@ from dblrgan_mm import launch
 from dblrgan_mm.cli.test import print_scores
 from dblrgan_mm.datasets import VideoClipDataset
 from dblrgan_mm.engine.hooks import read_scalars
-from dblrgan_mm.models import DBLRNet
+from dblrgan_mm.nn import DBLRNet
 
 ROOT = Path(__file__).parents[2]
 DRAWS_CURVES = True  # conftest.py

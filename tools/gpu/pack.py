@@ -161,16 +161,16 @@ def encoded_clips(args: argparse.Namespace) -> tuple[list[Encoded], list[Encoded
     from dblrgan_mm.clips import clip_store, layouts
 
     if clip_store.is_store(args.data):
-        source, splits = clip_store, list(clip_store.read_index(args.data)['splits'])
+        splits = list(clip_store.read_index(args.data)['splits'])
     else:
         if args.layout not in layouts.LAYOUTS:
             raise UserError(f'--layout must be one of {", ".join(layouts.LAYOUTS)}')
-        source, splits = layouts, list(layouts.LAYOUTS[args.layout].splits)
+        splits = list(layouts.LAYOUTS[args.layout].splits)
     others = [name for name in splits if name != 'train']
     if 'train' not in splits or not others:
         raise UserError(f'{args.data} needs the splits train and test; it has {", ".join(splits)}')
-    train = source.load_clips(args.layout, args.data, 'train')
-    test = source.load_clips(args.layout, args.data, others[-1])[: max(1, args.test_frames // 5)]
+    train = clip_store.load_any(args.layout, args.data, 'train')
+    test = clip_store.load_any(args.layout, args.data, others[-1])[: max(1, args.test_frames // 5)]
     each = max(5, args.test_frames // len(test))
 
     def middle(clip) -> slice:
@@ -188,12 +188,11 @@ def encoded(clip, which: slice, args: argparse.Namespace) -> Iterator[tuple[byte
     import cv2
 
     from dblrgan_mm.clips import clip_store
-    from dblrgan_mm.clips.frames import read_frame
 
     for pair in zip(clip.blurry[which], clip.sharp[which], strict=True):
         files = []
         for path in pair:
-            frame = clip_store.map_frame(path) if clip_store.is_place(path) else read_frame(path)
+            frame = clip_store.read_any(path)
             height, width = frame.shape[:2]
             if height > args.rows:
                 size = (2 * round(width * args.rows / height / 2), args.rows)

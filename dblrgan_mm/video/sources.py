@@ -1,21 +1,14 @@
-"""Sharp frames from videos and from folders of images."""
+"""The videos and folders of images that a path stands for, and their frames."""
 
 import functools
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from dblrgan_mm.clips.frames import IMAGE_SUFFIXES, read_frame
-from dblrgan_mm.clips.videos import VIDEO_SUFFIXES, Video, to_array
+from dblrgan_mm.clips.frames import frame_paths, read_frame
 from dblrgan_mm.errors import UserError
-
-
-def frame_paths(folder: Path) -> list[Path]:
-    """Return the images in a folder, in numerical order."""
-    paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != '.']
-    return sorted(paths, key=lambda path: ([int(n) for n in re.findall(r'\d+', path.stem)], path))
+from dblrgan_mm.video.decoding import VIDEO_SUFFIXES, Video, to_array
 
 
 def expand(source: Path) -> list[Path]:

@@ -13,8 +13,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from dblrgan_mm.clips.videos import RESTART, Format, open_container, video_stream
 from dblrgan_mm.errors import UserError
+from dblrgan_mm.video.decoding import RESTART, Format, open_container, video_stream
 
 # Layouts for sound that states only its number of channels, as in AVI; .mp4 needs a layout
 LAYOUTS = {'1 channels': 'mono', '2 channels': 'stereo'}

@@ -13,7 +13,7 @@ import torch
 
 from dblrgan_mm import launch
 from dblrgan_mm.errors import LaunchError
-from dblrgan_mm.inference.deblurrer import fastest_dtype
+from dblrgan_mm.inference.devices import fastest_dtype
 from dblrgan_mm.resources import find_config
 
 

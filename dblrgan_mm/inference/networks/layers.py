@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dblrgan_mm.inference.int8 import Int8Conv
-from dblrgan_mm.inference.winograd import NarrowConv, RowWinograd
+from dblrgan_mm.inference.networks.int8 import Int8Conv
+from dblrgan_mm.inference.networks.winograd import NarrowConv, RowWinograd
 
 _WIDE = 48  # with at least this many input and output maps, Winograd's algorithm is faster
 

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from dblrgan_mm.errors import UserError
-from dblrgan_mm.inference.int8 import Int8Conv, dead_leaves, has_int8
-from dblrgan_mm.inference.layers import Conv, over_time, unit_range
+from dblrgan_mm.inference.networks.int8 import Int8Conv, dead_leaves, has_int8
+from dblrgan_mm.inference.networks.layers import Conv, over_time, unit_range
 from dblrgan_mm.nn.color import unit_luma
 
 # what a strip keeps for the strip below: rows of the inputs of 3x3 convolutions, and other values

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 
 from dblrgan_mm import files
-from dblrgan_mm.clips.frames import IMAGE_SUFFIXES, read_frame
-from dblrgan_mm.clips.sources import frame_paths
-from dblrgan_mm.clips.videos import (
+from dblrgan_mm.clips.frames import IMAGE_SUFFIXES, frame_paths, read_frame
+from dblrgan_mm.errors import UserError
+from dblrgan_mm.video.decoding import (
     EXACT,
     RESTART,
     VIDEO_SUFFIXES,
@@ -25,8 +25,7 @@ from dblrgan_mm.clips.videos import (
     frame_format,
     to_array,
 )
-from dblrgan_mm.errors import UserError
-from dblrgan_mm.inference.muxing import mux
+from dblrgan_mm.video.muxing import mux
 
 CONTAINERS = ('.mp4', '.mkv', '.mov')
 CODECS = {'h264': 'libx264', 'h265': 'libx265', 'ffv1': 'ffv1'}

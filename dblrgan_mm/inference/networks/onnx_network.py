@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from dblrgan_mm.errors import UserError
-from dblrgan_mm.inference.layers import unit_range
+from dblrgan_mm.inference.networks.layers import unit_range
 
 INPUT, OUTPUT = 'windows', 'restored'
 

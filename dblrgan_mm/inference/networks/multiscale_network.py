@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from dblrgan_mm.errors import UserError
-from dblrgan_mm.inference.layers import Conv, over_time
-from dblrgan_mm.inference.strip_network import State, Strip, StripNetwork
+from dblrgan_mm.inference.networks.layers import Conv, over_time
+from dblrgan_mm.inference.networks.strip_network import State, Strip, StripNetwork
 from dblrgan_mm.nn.multiscale_dblrnet import INPUT_SCALE, MEAN, OUTPUT_SCALE
 
 

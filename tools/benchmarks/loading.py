@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dblrgan_mm.benchmarks.ways import training_config
+from benchmarks.ways import training_config
 from dblrgan_mm.errors import LaunchError
 from dblrgan_mm.measuring import machine
 

@@ -10,18 +10,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
-from dblrgan_mm import measuring, models
-from dblrgan_mm.benchmarks.ways import dtypes_of, named, processes
-from dblrgan_mm.clips.frames import read_frame
-from dblrgan_mm.clips.sources import frame_paths
+from benchmarks.ways import dtypes_of, named, processes
+from dblrgan_mm import measuring, nn
+from dblrgan_mm.clips.clip import pad_index
+from dblrgan_mm.clips.frames import frame_paths, read_frame
 from dblrgan_mm.comparison.restoring import Method, build
 from dblrgan_mm.errors import LaunchError, UserError
 from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference.checkpoint import load_generator
-from dblrgan_mm.inference.deblurrer import find_device, released
+from dblrgan_mm.inference.deblurrer import released
+from dblrgan_mm.inference.devices import find_device, keep_freed_memory
 
 PLAIN = 'plain loop, float32'
 
@@ -45,6 +45,8 @@ def choose(kind: str, source: str, device: str, dtype: str | None) -> None:
         torch.cuda.set_device(_device)
     if kind in ('Deblurrer', 'stream'):
         deblurrer = Deblurrer.from_checkpoint(source, device, dtype)
+        if _device.type == 'cpu':
+            keep_freed_memory()  # as dblrgan-mm deblur does
         keep = list if kind == 'Deblurrer' else deque(maxlen=0).extend
         _restore = lambda clip: keep(deblurrer(clip))  # noqa: E731
     elif kind == 'plain':
@@ -59,39 +61,42 @@ def choose(kind: str, source: str, device: str, dtype: str | None) -> None:
         )
 
 
-def plain_network(checkpoint: str) -> nn.Module:
+def plain_network(checkpoint: str) -> torch.nn.Module:
     """Return the generator of a checkpoint as the module that is trained, in eval mode."""
     generator = load_generator(checkpoint)
     arguments = dict(generator.architecture)
-    network = getattr(models, arguments.pop('type'))(**arguments)
+    network = getattr(nn, arguments.pop('type'))(**arguments)
     network.load_state_dict(generator.state_dict)
     return network.eval()
 
 
-def peer(config: str, device: torch.device) -> tuple[nn.Module, int | None]:
+def peer(config: str, device: torch.device) -> tuple[torch.nn.Module, int | None]:
     """Return a config's generator with random weights and its window size (None: whole clips)."""
     cfg, model = build(Method('', config, None), str(device))
     return model.generator, cfg.test_dataloader.dataset.get('num_frames', 5)
 
 
-def of_windows(network: nn.Module, num_frames: int, device: torch.device) -> Callable[[list], list]:
+def of_windows(
+    network: torch.nn.Module, num_frames: int, device: torch.device
+) -> Callable[[list], list]:
     """Return a loop that restores a clip window by window, reflecting frames at its ends."""
     reach = num_frames // 2
 
     @torch.inference_mode()
     def loop(clip: list) -> list:
         frames = [to_tensor(frame, device) for frame in clip]
-        frames = [*frames[reach:0:-1], *frames, *frames[-2 : -2 - reach : -1]]
         restored = []
-        for i in range(len(clip)):
-            window = torch.stack(frames[i : i + num_frames])[None]
+        for centre in range(len(clip)):
+            around = range(centre - reach, centre + reach + 1)
+            indices = [pad_index(i, len(clip), 'reflection') for i in around]
+            window = torch.stack([frames[i] for i in indices])[None]
             restored.append(to_array(network(window[:, 0] if num_frames == 1 else window)[0]))
         return restored
 
     return loop
 
 
-def of_clips(network: nn.Module, device: torch.device) -> Callable[[list], list]:
+def of_clips(network: torch.nn.Module, device: torch.device) -> Callable[[list], list]:
     """Return a function that restores all frames of a clip at once."""
 
     @torch.inference_mode()
@@ -141,7 +146,7 @@ def ceilings(dtypes: list[str]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def macs_a_pixel(network: nn.Module, num_frames: int | None) -> float:
+def macs_a_pixel(network: torch.nn.Module, num_frames: int | None) -> float:
     """Count the multiply-accumulates of convolutions and matrix products per restored pixel.
 
     Counts those of the plain algorithm, even where a faster one (Winograd) needs fewer.
@@ -178,13 +183,6 @@ def measure_inference(args: argparse.Namespace) -> dict:
         raise LaunchError(f'{args.sharp} and {args.blurry} differ in the number or size of frames')
     configs = named(args.peers)
     others = {name: peer(config, torch.device('cpu')) for name, config in configs.items()}
-    windows = [network.num_frames, *(num_frames or 1 for _, num_frames in others.values())]
-    least = max(windows) // 2 + 1
-    if min(len(clip), args.frames) < least:
-        raise LaunchError(
-            f'{args.blurry} has {len(clip)} frames and --frames is {args.frames}; both must be at '
-            f'least {least}'
-        )
     timed = clip[: args.frames]
     if args.size:
         timed = enlarged(timed, args.size)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from dblrgan_mm.benchmarks.inference import PLAIN
+from benchmarks.inference import PLAIN
 
 _OPERATIONS = 8  # the longest ones of each way, listed in a profile
 
