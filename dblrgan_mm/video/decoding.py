@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,20 @@ RESTART = 0.5
 
 # FFmpeg renders text files as pictures ('tty') and follows lists of other files and URLs
 _NON_VIDEO_FORMATS = {'tty', 'concat', 'hls', 'dash', 'lavfi', 'image2', 'srt', 'ass', 'webvtt'}
+
+# Properties of frames that are not written, by FFmpeg's name
+LOST = {
+    'SPHERICAL': 'spherical (360 degree) projection',
+    'STEREO3D': 'stereo 3D layout',
+    'ICC_PROFILE': 'ICC profile',
+    'A53_CC': 'closed captions',
+    'S12M_TIMECODE': 'time codes of frames',
+    'AMBIENT_VIEWING_ENVIRONMENT': 'ambient light',
+    'DYNAMIC_HDR_PLUS': 'HDR10+ metadata',
+    'DYNAMIC_HDR_VIVID': 'HDR Vivid metadata',
+    'DOVI_METADATA': 'Dolby Vision metadata',
+    'DOVI_RPU_BUFFER': 'Dolby Vision metadata',
+}
 
 
 def open_container(path: Path) -> Any:
@@ -77,6 +91,9 @@ class Format:
         tags: colorspace, color_range, color_primaries and color_trc, as FFmpeg's numbers.
         alpha: whether there is an alpha channel.
         interlaced: whether frames consist of two fields.
+        light: HDR10 metadata, as values of x265's options 'master-display' and 'max-cll'.
+        lost: descriptions of other properties of the frames that cannot be written, a few words
+            each.
     """
 
     width: int
@@ -89,6 +106,8 @@ class Format:
     tags: dict[str, int]
     alpha: bool
     interlaced: bool
+    light: dict[str, str] = field(default_factory=dict)
+    lost: tuple[str, ...] = ()
 
 
 class Video:
@@ -100,6 +119,8 @@ class Video:
         read: the number of frames decoded so far.
         last_duration: how long the last frame is displayed, in units of its time base; None until
             it has been read, or if the file does not state it.
+        aspect: width of a pixel divided by its height; None until a frame has been decoded, or if
+            the file does not state it.
         faults: the faults found so far, one sentence each.
     """
 
@@ -113,6 +134,7 @@ class Video:
             self.duration = _duration(container, stream)
             self.frames = stream.frames or round(self.duration * self.rate)
         self.last_duration: int | None = None
+        self.aspect: Fraction | None = None
 
     def __iter__(self) -> Iterator[Any]:
         """Yield PyAV frames.
@@ -155,6 +177,8 @@ class Video:
                 for frame in frames:
                     if frame.is_corrupt:
                         self.faults.append(f'{self.path}: frame {self.read} is damaged')
+                    if self.read == 0:  # FFV1 has it in the frame, and .mkv need not repeat it
+                        self.aspect = stream.sample_aspect_ratio or _pixel_aspect(frame)
                     first, last = (first if self.read else frame.time), frame.time
                     self.read += 1
                     yield frame
@@ -187,6 +211,33 @@ def _duration(container: Any, stream: Any) -> float:
     return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
 
 
+def _pixel_aspect(frame: Any) -> Fraction | None:
+    """Return the width of a pixel divided by its height; None if the frame does not state it.
+
+    PyAV frames do not have it as an attribute, but FFmpeg's filter ``showinfo`` logs it.
+    """
+    import av
+
+    graph = av.filter.Graph()
+    size = dict(width=frame.width, height=frame.height, format=frame.format)
+    graph.link_nodes(
+        graph.add_buffer(**size, time_base=frame.time_base),
+        graph.add('showinfo', checksum='0'),
+        graph.add('buffersink'),
+    ).configure()
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)
+    try:
+        with av.logging.Capture() as logs:
+            graph.push(frame)
+            graph.pull()
+    finally:
+        av.logging.set_level(level)
+    found = re.search(r'\bsar:(\d+)/(\d+)', ''.join(text for _, _, text in logs))
+    width, height = (int(number) for number in found.groups()) if found else (0, 0)
+    return Fraction(width, height) if width and height else None
+
+
 def frame_format(frame: Any, rate: Fraction, aspect: Fraction | None) -> Format:
     """Return the format of a video, given its first PyAV frame."""
     stored = frame.format
@@ -197,7 +248,11 @@ def frame_format(frame: Any, rate: Fraction, aspect: Fraction | None) -> Format:
     elif not stored.is_rgb:
         chroma = '420'  # grey
     width, height, aspect = frame.width, frame.height, aspect or Fraction(1)
-    if frame.rotation % 180:
+    a, b, c, d = matrix = display_matrix(frame)
+    lost = [LOST[data.type.name] for data in frame.side_data if data.type.name in LOST]
+    if (a or d) and (b or c):
+        lost.append('rotation other than by quarter turns')
+    if _transposed(matrix):
         width, height, aspect = height, width, 1 / aspect
     names = ('colorspace', 'color_range', 'color_primaries', 'color_trc')
     tags = {name: int(getattr(frame, name)) for name in names}
@@ -216,11 +271,47 @@ def frame_format(frame: Any, rate: Fraction, aspect: Fraction | None) -> Format:
         tags,
         any(component.is_alpha for component in stored.components),
         frame.interlaced_frame,
+        _light(frame),
+        tuple(dict.fromkeys(lost)),
     )
 
 
+def display_matrix(frame: Any) -> tuple[int, int, int, int]:
+    """Return the matrix (a, b, c, d) that displays a frame: x' = a x + c y, y' = b x + d y."""
+    data = frame.side_data.get('DISPLAYMATRIX')
+    if data is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d, *_ = (int(value) for value in np.frombuffer(data, np.int32))
+    return a, b, c, d
+
+
+def _transposed(matrix: tuple[int, int, int, int]) -> bool:
+    a, b, c, d = matrix
+    return abs(b) + abs(c) > abs(a) + abs(d)
+
+
+def _light(frame: Any) -> dict[str, str]:
+    """Return the HDR10 metadata of a frame, in x265's notation."""
+    light = {}
+    mastering = frame.side_data.get('MASTERING_DISPLAY_METADATA')
+    if mastering is not None:
+        *pairs, has_primaries, has_luminance = np.frombuffer(mastering, np.int32).tolist()
+        values = [Fraction(n, d or 1) for n, d in zip(pairs[::2], pairs[1::2], strict=True)]
+        if has_primaries and has_luminance:
+            colours = [round(value * 50_000) for value in values[:8]]
+            low, high = (round(value * 10_000) for value in values[8:])
+            names = zip(('R', 'G', 'B', 'WP'), colours[::2], colours[1::2], strict=True)
+            r, g, b, white = (f'{name}({x},{y})' for name, x, y in names)
+            light['master-display'] = f'{g}{b}{r}{white}L({high},{low})'
+    level = frame.side_data.get('CONTENT_LIGHT_LEVEL')
+    if level is not None:
+        most, average = np.frombuffer(level, np.uint32)
+        light['max-cll'] = f'{most},{average}'
+    return light
+
+
 def to_array(frame: Any, pixels: str, interpolation: int | None = None) -> np.ndarray:
-    """Return a PyAV frame upright, (h, w, 3), e.g. as 'rgb24' (uint8) or 'rgb48le' (uint16)."""
+    """Return a PyAV frame as displayed, (h, w, 3): 'rgb24' gives uint8, 'rgb48le' uint16."""
     import av
 
     try:
@@ -231,4 +322,7 @@ def to_array(frame: Any, pixels: str, interpolation: int | None = None) -> np.nd
             f'matrix {int(frame.colorspace)} cannot be converted to RGB ({error.strerror}); '
             'convert the video to BT.709 first'
         ) from error
-    return np.ascontiguousarray(np.rot90(array, frame.rotation // 90))
+    a, b, c, d = matrix = display_matrix(frame)
+    if _transposed(matrix):
+        array, a, d = array.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(array[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

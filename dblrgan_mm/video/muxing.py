@@ -2,6 +2,7 @@
 
 import bisect
 import contextlib
+import functools
 import heapq
 import io
 import os
@@ -14,6 +15,9 @@ from typing import Any
 
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.video.decoding import RESTART, Format, open_container, video_stream
+
+# Layouts for sound that states only its number of channels, as in AVI; .mp4 needs a layout
+LAYOUTS = {'1 channels': 'mono', '2 channels': 'stereo'}
 
 
 def mux(
@@ -45,14 +49,29 @@ def mux(
     """
     import av
 
+    write = functools.partial(_write, segments, given, target, source, cut, last_duration)
     try:
-        return _write(segments, given, target, source, cut, last_duration)
+        return write({})
     except av.FFmpegError as error:
-        if source is None or (isinstance(error, OSError) and error.errno):
+        if source is None or _is_io(error):
             raise
-        # our packets are valid, so a source packet must have failed
-        left_out = _write(segments, given, target, source, cut, last_duration, streams=False)
-        return [*left_out, f'sound and subtitles, which are damaged ({error.strerror})']
+    # some errors appear only when the file is closed, so try each stream alone to find the bad ones
+    with open_container(source) as original:
+        copied = [s.index for s in original.streams if s.type in ('audio', 'subtitle')]
+    refused = {}
+    for index in copied:
+        try:
+            write({other: '' for other in copied if other != index})
+        except av.FFmpegError as error:
+            if _is_io(error):
+                raise
+            refused[index] = error.strerror
+    return write(refused)
+
+
+def _is_io(error: Exception) -> bool:
+    """Return whether a PyAV error comes from the file system, such as a full disk."""
+    return isinstance(error, OSError) and bool(error.errno)
 
 
 def _write(
@@ -62,8 +81,13 @@ def _write(
     source: Path | None,
     cut: bool,
     last_duration: int | None,
-    streams: bool = True,
+    refused: dict[int, str],
 ) -> list[str]:
+    """Do the work of :func:`mux`.
+
+    Args:
+        refused: reasons why streams of the source are left out, by stream index.
+    """
     import av
 
     base = given.time_base
@@ -76,7 +100,7 @@ def _write(
     # largest number of positions by which a frame is decoded before it is shown
     delay = max(i - bisect.bisect_left(shown, pts) for i, pts in enumerate(times))
     left_out: list[str] = []
-    refused: Counter[str] = Counter()
+    damaged: Counter[str] = Counter()
 
     with contextlib.ExitStack() as stack:
         segment = stack.enter_context(av.open(os.path.abspath(segments[0])))
@@ -84,8 +108,8 @@ def _write(
         video = out.add_stream_from_template(segment.streams.video[0])
         video.time_base = base
         video.codec_context.framerate = given.rate
-        codec = video.codec_context.name
-        if codec == 'hevc' and target.suffix != '.mkv':
+        codec = segment.streams.video[0].codec_context.name
+        if codec == 'hevc' and out.format.name != 'matroska':
             video.codec_tag = 'hvc1'  # required by Apple's players
         if codec == 'ffv1':  # other codecs store these in the bitstream
             video.codec_context.color_primaries = given.tags['color_primaries']
@@ -111,7 +135,7 @@ def _write(
         flows = [pictures()]
         if source is not None:
             original = stack.enter_context(open_container(source))
-            copies, left_out = _copy_streams(original, source, out, video, streams)
+            copies, left_out = _copy_streams(original, source, out, video, refused)
             start = Fraction(original.start_time or 0, 1_000_000)
             # The time stamps of broadcasts start anywhere. A start before 0, with all frames at 0
             # or later, is only the priming of the sound and is not shifted.
@@ -120,16 +144,18 @@ def _write(
             if not cut:
                 chapters = original.chapters()
                 out.set_chapters([_shifted(chapter, first * base) for chapter in chapters])
-            flows.append(_copied_packets(original, copies, first * base, end))
+            # .mp4 and .mov can hide packets before 0 again
+            hide = out.format.name != 'matroska'
+            flows.append(_copied_packets(original, copies, first * base, end, hide, left_out))
         for _, packet in heapq.merge(*flows, key=lambda item: item[0]):
             stream = packet.stream
             try:
                 out.mux(packet)
             except av.FFmpegError as error:
-                if stream is video or (isinstance(error, OSError) and error.errno):
+                if stream is video or _is_io(error):
                     raise
-                refused[f'damaged packets of {stream.type} stream {stream.index}'] += 1
-    return left_out + [f'{count} {what}' for what, count in refused.items()]
+                damaged[f'damaged packets of {stream.type} stream {stream.index}'] += 1
+    return left_out + [f'{count} {what}' for what, count in damaged.items()]
 
 
 def _packets(segments: list[Path], base: Fraction) -> Iterator[Any]:
@@ -158,7 +184,7 @@ def _packets(segments: list[Path], base: Fraction) -> Iterator[Any]:
 
 
 def _copy_streams(
-    original: Any, source: Path, out: Any, video: Any, streams: bool
+    original: Any, source: Path, out: Any, video: Any, refused: dict[int, str]
 ) -> tuple[dict[int, Any], list[str]]:
     """Add output streams for sound and subtitles, and copy fonts, titles and languages.
 
@@ -169,18 +195,25 @@ def _copy_streams(
     copies, left_out = {}, []
     pictures = video_stream(original, source)
     for stream in original.streams:
-        if stream is pictures or (stream.type in ('audio', 'subtitle') and not streams):
+        if stream is pictures:
             continue
+        name = f'{stream.type} stream {stream.index}'
+        if stream.codec_context is not None:
+            name += f' ({stream.codec_context.name})'
+        refusal = f'{name}, which PyAV cannot write to {Path(out.name).suffix}'
         if stream.type not in ('audio', 'subtitle', 'attachment'):
-            left_out.append(f'{stream.type} stream {stream.index}')
+            left_out.append(name)
+        elif stream.index in refused:
+            left_out.append(f'{refusal} ({refused[stream.index]})')
         elif not _can_hold(out, stream):
-            suffix = Path(out.name).suffix
-            left_out.append(f'{stream.type} stream {stream.index}, which {suffix} does not support')
+            left_out.append(refusal)
         elif stream.type == 'attachment':  # fonts of subtitles
             out.add_attachment(stream.name, stream.mimetype, stream.data)
         else:
-            copies[stream.index] = out.add_stream_from_template(stream)
-            _describe(copies[stream.index], stream)
+            copies[stream.index] = copy = out.add_stream_from_template(stream)
+            if stream.type == 'audio' and stream.layout.name in LAYOUTS:
+                copy.codec_context.layout = LAYOUTS[stream.layout.name]
+            _describe(copy, stream)
     _describe(video, pictures)
     technical = ('major_brand', 'minor_version', 'compatible_brands', 'encoder')
     out.metadata.update({k: v for k, v in original.metadata.items() if k.lower() not in technical})
@@ -188,9 +221,11 @@ def _copy_streams(
 
 
 def _can_hold(container: Any, stream: Any) -> bool:
-    """Return whether an output container can hold a stream.
+    """Return whether PyAV can write a stream to an output container.
 
-    This is tried out, because FFmpeg's lists of supported codecs are not reliable.
+    This is tried out: FFmpeg's lists of supported codecs contain codecs that it then refuses.
+    PyAV also refuses codecs that they lack, though FFmpeg can write some of these (such as G.711
+    in Matroska).
     """
     import av
 
@@ -221,11 +256,17 @@ def _describe(copy: Any, stream: Any) -> None:
 
 
 def _copied_packets(
-    container: Any, copies: dict[int, Any], begin: Fraction, end: Fraction | None
+    container: Any,
+    copies: dict[int, Any],
+    begin: Fraction,
+    end: Fraction | None,
+    hide: bool,
+    left_out: list[str],
 ) -> Iterator[tuple[float, Any]]:
     """Yield the packets to copy from a source, with the time in seconds to sort them by.
 
-    Where times jump back, as in files that were joined, they continue from the last time.
+    Where times jump back, as in files that were joined, they continue from the last time. Packets
+    that an edit list of the source hides are left out.
 
     Args:
         container: the source.
@@ -233,16 +274,22 @@ def _copied_packets(
         begin: time in the source, in seconds, that becomes 0.
         end: time in seconds where the copy ends; packets before ``begin`` are then left out, too.
             None: copy all packets.
+        hide: whether hidden packets before 0 are copied, because the output hides them, too. The
+            first audible packet cannot be decoded exactly without the one before it.
+        left_out: gets a description of what cannot be read.
     """
     import av
 
     if not copies:
         return
+    time = begin
     last: dict[Any, int] = {}
     shifts: Counter[Any] = Counter()
     try:
         for packet in container.demux([container.streams[i] for i in copies]):
             if packet.dts is None or packet.time_base is None:
+                continue
+            if packet.is_discard and not (hide and packet.pts is not None and packet.pts < 0):
                 continue
             packet.stream = copy = copies[packet.stream.index]
             fall = last.get(copy, packet.dts) - packet.dts - shifts[copy]
@@ -265,5 +312,5 @@ def _copied_packets(
             if packet.pts is not None:
                 packet.pts -= shift
             yield float(packet.dts * packet.time_base), packet
-    except av.FFmpegError:
-        return  # end of a damaged file, already reported when its frames were read
+    except av.FFmpegError as error:
+        left_out.append(f'sound and subtitles after {float(time - begin):.1f} s ({error.strerror})')

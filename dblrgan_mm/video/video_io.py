@@ -23,9 +23,7 @@ from dblrgan_mm.video.decoding import (
     Format,
     Video,
     frame_format,
-    open_container,
     to_array,
-    video_stream,
 )
 from dblrgan_mm.video.muxing import mux
 
@@ -68,11 +66,10 @@ class VideoClip:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._video = Video(path)
-        with contextlib.closing(iter(self._video)) as frames, open_container(path) as container:
+        with contextlib.closing(iter(self._video)) as frames:
             first = next(frames)
-            aspect = video_stream(container, path).sample_aspect_ratio
         self._array(first)  # to fail early
-        self.format = frame_format(first, self._video.rate, aspect or None)
+        self.format = frame_format(first, self._video.rate, self._video.aspect)
         self.frames = self._video.frames
 
     def _array(self, frame: Any) -> np.ndarray:
@@ -252,8 +249,13 @@ def choose_encoding(
     odd = given.width % 2 or (given.chroma == '420' and given.height % 2)
     pixels = f'yuv{"444" if odd else given.chroma}p' + '10le' * (given.bits > 8)
     options = dict(crf=str(_DEFAULT_CRF[codec] if crf is None else crf))
+    light = given.light
     if codec == 'h265':
-        options['x265-params'] = 'log-level=error'
+        words = {'log-level': 'error'} | light
+        options['x265-params'] = ':'.join(f'{key}={value}' for key, value in words.items())
+    elif light:
+        names = {'master-display': 'mastering-display', 'max-cll': 'cll'}
+        options['x264-params'] = ':'.join(f'{names[key]}={value}' for key, value in light.items())
     return Encoding(CODECS[codec], pixels, options)
 
 
@@ -441,7 +443,10 @@ class VideoParts:
             Descriptions of what could not be copied, a few words each.
         """
         whole = self.folder / f'whole{target.suffix}'
-        left_out = mux(self.segments(), self.format, whole, source, cut, last_duration)
+        left_out = list(self.format.lost)
+        if self.format.light and self.encoding.codec == 'ffv1':
+            left_out.append('HDR10 metadata, which ffv1 does not store')
+        left_out += mux(self.segments(), self.format, whole, source, cut, last_duration)
         files.put_in_place(whole, target)
         return left_out
 

@@ -1,6 +1,7 @@
 """Restoring clips from file to file, with a network that returns the centre frame."""
 
 import errno
+import itertools
 import shutil
 import subprocess
 from fractions import Fraction
@@ -17,7 +18,8 @@ from dblrgan_mm.files import sole_writer
 from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference import restore_clip as module
 from dblrgan_mm.inference.restore_clip import Options, in_thread, restore_clip
-from dblrgan_mm.video.decoding import EXACT, to_array
+from dblrgan_mm.video import muxing
+from dblrgan_mm.video.decoding import EXACT, open_container, to_array
 from dblrgan_mm.video.video_io import SEGMENT, VideoParts, open_clip
 
 MILLI = Fraction(1, 1000)
@@ -69,6 +71,33 @@ def packets(path, kind):
 
 def psnr(a, b) -> float:
     return float(10 * np.log10(255**2 / max(1e-9, np.mean((np.float64(a) - b) ** 2))))
+
+
+def join(path, first, second):
+    """Copy all streams of one video and the sound of another into a file."""
+    with av.open(str(first)) as a, av.open(str(second)) as b, av.open(str(path), 'w') as out:
+        streams = {s: out.add_stream_from_template(s) for s in (*a.streams, b.streams.audio[0])}
+        for packet in [*a.demux(), *b.demux(audio=0)]:
+            if packet.size:
+                packet.stream = streams[packet.stream]
+                out.mux(packet)
+    return path
+
+
+def insert_box(path, where, box):
+    """Insert a box at the end of the boxes named in ``where``; moov must be the last box."""
+    content = bytearray(path.read_bytes())
+    position = 0
+    for name in where:
+        position = content.index(name, position)
+        size = int.from_bytes(content[position - 4 : position], 'big')
+        content[position - 4 : position] = (size + len(box)).to_bytes(4, 'big')
+    end = position - 4 + size
+    path.write_bytes(content[:end] + box + content[end:])
+
+
+def box(name, content):
+    return (8 + len(content)).to_bytes(4, 'big') + name + content
 
 
 def assert_same_pictures(found, expected, least=40):
@@ -155,7 +184,90 @@ class TestVideo:
         source = write_video(tmp_path / 'in.mkv', walk, sound='aac', subtitles='subrip')
         restore_clip(source, tmp_path / 'out.mp4', copier())
         assert packets(tmp_path / 'out.mp4', 'audio')[0] == packets(source, 'audio')[0]
-        assert 'not copied: subtitle stream 2, which .mp4 does not support' in caplog.text
+        assert 'subtitle stream 2 (srt), which PyAV cannot write to .mp4' in caplog.text
+
+    def test_sound_without_a_layout(self, tmp_path, write_video, walk, caplog):
+        # AVI stores two channels without saying that they are left and right
+        source = write_video(
+            tmp_path / 'in.avi', walk, 'mjpeg', 'yuvj420p', sound='pcm_s16le', options={}
+        )
+        restore_clip(source, tmp_path / 'out.mp4', copier())
+        assert 'not copied' not in caplog.text
+        found, expected = (packets(tmp_path / 'out.mp4', 'audio'), packets(source, 'audio'))
+        assert b''.join(found[0]) == b''.join(expected[0])
+
+    def test_one_sound_that_fails_at_the_end_does_not_take_all(
+        self, tmp_path, write_video, walk, caplog, monkeypatch
+    ):
+        monkeypatch.setattr(muxing, 'LAYOUTS', {})
+        first = write_video(tmp_path / 'first.mkv', walk, sound='aac')
+        second = write_video(tmp_path / 'second.mkv', walk, sound='pcm_s16le')
+        source = join(tmp_path / 'in.mkv', first, second)
+        restore_clip(source, tmp_path / 'out.mp4', copier())
+        reason = 'audio stream 2 (pcm_s16le), which PyAV cannot write to .mp4 (Invalid argument)'
+        assert f'not copied: {reason}\n' in caplog.text
+        assert packets(tmp_path / 'out.mp4', 'audio')[0] == packets(first, 'audio')[0]
+
+    def test_sound_that_only_pyav_cannot_write_is_told(self, tmp_path, write_video, walk, caplog):
+        source = write_video(tmp_path / 'in.mov', walk, sound='pcm_mulaw')
+        restore_clip(source, tmp_path / 'out.mkv', copier())
+        reason = 'audio stream 1 (pcm_mulaw), which PyAV cannot write to .mkv'
+        assert f'not copied: {reason}\n' in caplog.text
+
+    def test_sound_that_cannot_be_read_to_its_end_is_told(
+        self, tmp_path, write_video, walk, caplog, monkeypatch
+    ):
+        source = write_video(tmp_path / 'in.mkv', walk, sound='libopus')
+
+        class Failing:
+            def __init__(self, path):
+                self.container = open_container(path)
+
+            def __getattr__(self, name):
+                return getattr(self.container, name)
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                self.container.close()
+
+            def demux(self, streams):
+                yield from itertools.islice(self.container.demux(streams), 11)
+                raise av.FFmpegError(errno.EIO, 'Input/output error')
+
+        monkeypatch.setattr(muxing, 'open_container', Failing)
+        restore_clip(source, tmp_path / 'out.mkv', copier())
+        assert 'not copied: sound and subtitles after 0.2 s (Input/output error)' in caplog.text
+        found, expected = (packets(p, 'audio')[0] for p in (tmp_path / 'out.mkv', source))
+        assert found == expected[:11]
+
+    @pytest.mark.parametrize('suffix', ['.mkv', '.mp4'])
+    def test_only_what_edit_lists_play(self, tmp_path, write_video, walk, suffix):
+        # as "ffmpeg -ss 1 -c copy": cut at no keyframe, so an edit list hides the first second
+        frames = [walk[i % 12] for i in range(60)]
+        whole = write_video(tmp_path / 'whole.mp4', frames, sound='aac', options={'g': '60'})
+        source = tmp_path / 'in.mp4'
+        with av.open(str(whole)) as given, av.open(str(source), 'w') as out:
+            streams = {s: out.add_stream_from_template(s) for s in given.streams}
+            for packet in given.demux():
+                if packet.size:
+                    shift = round(1 / packet.time_base)
+                    packet.stream = streams[packet.stream]
+                    packet.pts -= shift
+                    packet.dts -= shift
+                    out.mux(packet)
+        target = tmp_path / f'out{suffix}'
+        count, _ = restore_clip(source, target, copier())
+        assert count == 30
+        expected, expected_times = decoded(source)
+        found, times = decoded(target)
+        assert_same_pictures(found, expected, 33)
+        assert np.allclose(times, expected_times, atol=0.023)  # one packet of sound
+        with av.open(str(target)) as a, av.open(str(source)) as b:
+            assert abs(a.duration - b.duration) < 40_000
+            heard = [sum(f.samples for f in c.decode(audio=0) if f.pts >= 0) for c in (a, b)]
+        assert abs(heard[0] - heard[1]) <= 2048
 
     def test_part_of_a_clip_with_its_sound(self, tmp_path, write_video, walk):
         frames = [walk[i % 12] for i in range(90)]
@@ -227,6 +339,69 @@ class TestVideo:
         assert aspect == (Fraction(4, 3) if rotation == 180 else Fraction(3, 4))
         expected = [np.rot90(frame, turn // 90) for frame in raw]
         assert_same_pictures(decoded(tmp_path / 'out.mp4')[0], expected, 33)
+
+    @pytest.mark.parametrize(
+        ('matrix', 'show'),
+        [
+            ((-1, 0, 0, 1), lambda image: image[:, ::-1]),
+            ((1, 0, 0, -1), lambda image: image[::-1]),
+            ((0, 1, 1, 0), lambda image: image.transpose(1, 0, 2)),
+            ((0, -1, -1, 0), lambda image: image[::-1, ::-1].transpose(1, 0, 2)),
+            ((0, 1, -1, 0), lambda image: np.rot90(image, -1)),
+        ],
+    )
+    def test_mirrored_clips_are_shown_as_displayed(self, tmp_path, write_video, walk, matrix, show):
+        source = write_video(tmp_path / 'in.mp4', walk)
+        raw, _ = decoded(source)
+        a, b, c, d = (value << 16 for value in matrix)
+        content = bytearray(source.read_bytes())
+        place = content.index(b'tkhd') + 44
+        values = [a, b, 0, c, d, 0, 0, 0, 1 << 30]
+        content[place : place + 36] = np.array(values, '>i4').tobytes()
+        source.write_bytes(content)
+        restore_clip(source, tmp_path / 'out.mp4', copier())
+        assert_same_pictures(decoded(tmp_path / 'out.mp4')[0], [show(image) for image in raw], 33)
+
+    @pytest.mark.parametrize('name', ['out.mp4', 'out.MP4', 'out.mov'])
+    def test_h265_has_the_tag_that_apple_needs(self, tmp_path, write_video, walk, name):
+        source = write_video(tmp_path / 'in.mp4', walk)
+        restore_clip(source, tmp_path / name, copier(), Options(codec='h265'))
+        with av.open(str(tmp_path / name)) as container:
+            assert container.streams.video[0].codec_context.codec_tag == 'hvc1'
+
+    def test_spherical_projection_is_told(self, tmp_path, write_video, walk, caplog):
+        source = write_video(tmp_path / 'in.mp4', walk)
+        projection = box(b'proj', box(b'prhd', bytes(16)) + box(b'equi', bytes(20)))
+        spherical = box(b'sv3d', box(b'svhd', bytes(4) + b'x\0') + projection)
+        where = (b'moov', b'trak', b'mdia', b'minf', b'stbl', b'stsd', b'avc1')
+        insert_box(source, where, spherical)
+        restore_clip(source, tmp_path / 'out.mp4', copier())
+        assert 'not copied: spherical (360 degree) projection' in caplog.text
+
+    @pytest.mark.parametrize('codec', ['h264', 'h265', 'ffv1'])
+    def test_hdr10(self, tmp_path, write_video, walk, codec, caplog):
+        display = 'G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)'
+        source = write_video(
+            tmp_path / 'in.mp4',
+            [np.uint16(frame) * 257 for frame in walk],
+            codec='libx265',
+            pixels='yuv420p10le',
+            options={'x265-params': f'log-level=error:master-display={display}:max-cll=1000,400'},
+        )
+        target = tmp_path / 'out.mkv'
+        restore_clip(source, target, copier(), Options(codec=codec))
+        found = []
+        for path in (source, target):
+            with av.open(str(path)) as container:
+                data = next(container.decode(video=0)).side_data
+                kinds = ('MASTERING_DISPLAY_METADATA', 'CONTENT_LIGHT_LEVEL')
+                found.append([bytes(data[kind]) for kind in kinds if kind in data])
+        assert len(found[0]) == 2
+        if codec == 'ffv1':
+            assert 'not copied: HDR10 metadata, which ffv1 does not store' in caplog.text
+        else:
+            assert found[0] == found[1]
+            assert 'not copied' not in caplog.text
 
     @pytest.mark.parametrize('size', [(1, 1), (7, 5), (128, 95), (127, 96), (2, 2)])
     def test_odd_sizes(self, tmp_path, walk, write_video, size):
@@ -333,6 +508,13 @@ class TestVideo:
         assert told.count('sample_aspect_ratio=64:45') == 12
         assert_same_pictures(decoded(tmp_path / 'out.mkv')[0], decoded(source)[0], 90)
 
+    def test_shape_of_pixels_survives_two_passes(self, tmp_path, write_video, walk):
+        source = write_video(tmp_path / 'in.mp4', walk, aspect=Fraction(4, 3))
+        restore_clip(source, tmp_path / 'once.mkv', copier(), Options(codec='ffv1'))
+        restore_clip(tmp_path / 'once.mkv', tmp_path / 'twice.mp4', copier())
+        assert open_clip(tmp_path / 'once.mkv').format.aspect == Fraction(4, 3)
+        assert open_clip(tmp_path / 'twice.mp4').format.aspect == Fraction(4, 3)
+
     @pytest.mark.parametrize('suffix', ['.mkv', '.mp4'])
     def test_fonts_go_where_they_can(self, tmp_path, write_video, walk, suffix, caplog):
         plain = write_video(tmp_path / 'plain.mkv', walk)
@@ -355,7 +537,7 @@ class TestVideo:
                 ]
             else:
                 assert fonts == []
-                assert 'attachment stream 1, which .mp4 does not support' in caplog.text
+                assert 'attachment stream 1, which PyAV cannot write to .mp4' in caplog.text
 
     def test_chapters_move_with_the_beginning(self, tmp_path, write_video, walk):
         plain = write_video(
@@ -384,15 +566,9 @@ class TestVideo:
         # FFmpeg lists Opus as supported in .mov, but then refuses it
         first = write_video(tmp_path / 'first.mkv', walk, sound='aac')
         second = write_video(tmp_path / 'second.mkv', walk, sound='libopus')
-        source = tmp_path / 'in.mkv'
-        with av.open(str(first)) as a, av.open(str(second)) as b, av.open(str(source), 'w') as out:
-            streams = {s: out.add_stream_from_template(s) for s in (*a.streams, b.streams.audio[0])}
-            for packet in [*a.demux(), *b.demux(audio=0)]:
-                if packet.size:
-                    packet.stream = streams[packet.stream]
-                    out.mux(packet)
+        source = join(tmp_path / 'in.mkv', first, second)
         restore_clip(source, tmp_path / 'out.mov', copier())
-        assert 'not copied: audio stream 2, which .mov does not support' in caplog.text
+        assert 'not copied: audio stream 2 (opus), which PyAV cannot write to .mov' in caplog.text
         assert packets(tmp_path / 'out.mov', 'audio')[0] == packets(first, 'audio')[0]
 
     def test_name_with_a_colon(self, tmp_path, write_video, walk, monkeypatch):
