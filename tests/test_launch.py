@@ -81,6 +81,21 @@ class TestOptions:
         assert load(config, '--cfg-options', option).work_dir == 'runs/two'
         assert load(config, '--work-dir', 'x', '--cfg-options', option).work_dir == 'x'
 
+    @pytest.mark.parametrize('part', ['train', 'val', 'test'])
+    def test_loaders_without_workers(self, tmp_path, part):
+        """torch refuses some options there, which configs set for workers."""
+        loader = dict(num_workers=4, persistent_workers=True, prefetch_factor=3, batch_size=2)
+        several = [loader, dict(loader, num_workers=0)]
+        path = tmp_path / 'loaders.py'
+        path.write_text(f'{part}_dataloader = {loader}\n')
+        assert load(str(path))[f'{part}_dataloader'] == loader
+        option = f'{part}_dataloader.num_workers=0'
+        found = load(str(path), '--cfg-options', option)[f'{part}_dataloader']
+        assert found == dict(num_workers=0, batch_size=2)
+        path.write_text(f'{part}_dataloader = {several}\n')
+        found = load(str(path))[f'{part}_dataloader']
+        assert found == [loader, dict(num_workers=0, batch_size=2)]
+
     def test_nothing_is_left_in_the_work_dir(self, config, tmp_path):
         load(config, '--work-dir', 'runs')
         assert list((tmp_path / 'runs').iterdir()) == []
@@ -284,6 +299,15 @@ class TestNewestCheckpoint:
         assert str(path) in line
         assert line.endswith('Using the checkpoint before it')
 
+    def test_the_one_before_a_damaged_one_in_a_folder_of_any_name(self, work_dir, capsys):
+        folder = work_dir / 'it would run code'
+        folder.mkdir()
+        for path in work_dir.glob('*.pth'):
+            path.rename(folder / path.name)
+        self.cut(folder / 'iter_12.pth')
+        assert launch.newest_checkpoint(str(folder)) == str(folder / 'iter_10.pth')
+        assert 'Using the checkpoint before it' in capsys.readouterr().err
+
     def test_none_whole(self, work_dir):
         for path in work_dir.glob('*.pth'):
             self.cut(path)
@@ -322,8 +346,23 @@ class TestRun:
     def test_ours_below_others(self, capsys):
         error = RuntimeError('somewhere in MMEngine')
         error.__cause__ = TypeError('while building')
-        error.__cause__.__context__ = DatasetError('no clip in x')
+        error.__cause__.__cause__ = DatasetError('no clip in x')
         assert self.printed(error, capsys) == 'error: no clip in x\n'
+
+    def test_the_one_raised_last(self, capsys):
+        error = UserError('clip a of x: no frame 3')
+        error.__cause__ = DatasetError('no frame 3')
+        assert self.printed(error, capsys) == 'error: clip a of x: no frame 3\n'
+
+    def test_a_bug_while_handling_ours_keeps_its_traceback(self):
+        def main() -> None:
+            try:
+                raise UserError('no clip in x')
+            except UserError:
+                raise ZeroDivisionError  # noqa: B904
+
+        with pytest.raises(ZeroDivisionError):
+            launch.run(main)
 
     def test_several_lines_become_one(self, capsys):
         error = DatasetError('clip a: Codec says:\n  no\nsuch image\n')

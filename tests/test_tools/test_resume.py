@@ -33,7 +33,6 @@ TINY = [
     'default_hooks.checkpoint.interval=2',
     'default_hooks.checkpoint.max_keep_ckpts=10',
     *(f'{part}_dataloader.num_workers=0' for part in ('train', 'val')),
-    *(f'{part}_dataloader.persistent_workers=False' for part in ('train', 'val')),
 ]
 LENGTH = 12
 
