@@ -299,6 +299,11 @@ def _require_launcher(launcher: str) -> None:
         )
 
 
+def is_first_process(launcher: str) -> bool:
+    """Return whether this process has rank 0, also before the processes know each other."""
+    return launcher == 'none' or int(os.environ[_RANK_VARIABLES[launcher][0]]) == 0
+
+
 def _init_gloo(launcher: str, timeout: float | None = None) -> None:
     """Start a process group with the gloo backend.
 

@@ -458,6 +458,13 @@ class TestLaunchers:
         monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
         launch._require_launcher('mpi')
 
+    @pytest.mark.parametrize('launcher', launch._RANK_VARIABLES)
+    def test_first_process(self, monkeypatch, launcher):
+        assert launch.is_first_process('none')
+        for rank in ('0', '1'):
+            monkeypatch.setenv(launch._RANK_VARIABLES[launcher][0], rank)
+            assert launch.is_first_process(launcher) == (rank == '0')
+
     @pytest.mark.parametrize('nodes', [1, 2])
     def test_slurm_on_several_nodes(self, monkeypatch, nodes):
         for name, value in zip(launch._RANK_VARIABLES['slurm'], '021', strict=True):

@@ -105,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dblrgan_mm.inference.networks.onnx_network import OnnxDBLRNet, probe
 
     generator = load_generator(args.checkpoint)
-    part = target.with_name(f'.{target.stem}.part.onnx')
+    place = files.behind_link(target)
+    part = place.with_name(f'.{place.stem}.part.onnx')
     with files.report_write_errors(target, 'Make room and run the same command again'):
         try:
             export(generator, part)
