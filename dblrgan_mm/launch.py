@@ -332,14 +332,20 @@ def build_runner(cfg: Any) -> Any:
     return runner
 
 
-def check_checkpoint(path: str) -> None:
-    """Raise :class:`UserError` unless ``path`` is an intact checkpoint that loads without running
-    code."""
-    if path.startswith(('http://', 'https://')):
-        raise LaunchError(f'{path} is a URL: download the checkpoint and give the path of the file')
-    from dblrgan_mm.inference.checkpoint import read_content
+def find_checkpoint(name: str) -> str:
+    """Return the path of a checkpoint, given as a path or as the name of the package's weights.
 
+    Raises:
+        UserError: unless it is an intact checkpoint that loads without running code.
+    """
+    if name.startswith(('http://', 'https://')):
+        raise LaunchError(f'{name} is a URL: download the checkpoint and give the path of the file')
+    from dblrgan_mm.inference.checkpoint import read_content
+    from dblrgan_mm.inference.deblurrer import released
+
+    path = str(released().get(name, name))
     read_content(Path(path))
+    return path
 
 
 def newest_checkpoint(work_dir: str) -> str | None:
@@ -370,7 +376,7 @@ def newest_checkpoint(work_dir: str) -> str | None:
         candidates = [newest, *older]
     for path in candidates:
         try:
-            check_checkpoint(str(path))
+            find_checkpoint(str(path))
         except UserError as error:
             if path == candidates[-1] or isinstance(error, UnsafeCheckpointError):
                 raise

@@ -182,7 +182,7 @@ class Touch:
 class TestCheckpoint:
     def refusal(self, path) -> str:
         with pytest.raises(UserError) as caught:
-            launch.check_checkpoint(str(path))
+            launch.find_checkpoint(str(path))
         message = str(caught.value)
         assert '\n' not in message
         assert str(path) in message
@@ -200,9 +200,20 @@ class TestCheckpoint:
             optimizer=dict(state={0: dict(step=torch.tensor(1.0))}, param_groups=[dict(lr=1e-3)]),
         )
 
+    def test_package_weights_by_name(self):
+        path = launch.find_checkpoint('dblrnet_plus')
+        assert Path(path).is_file()
+        assert Path(path).name.startswith('dblrnet_plus-')
+        assert launch.find_checkpoint(path) == path
+
+    def test_relative_to_the_current_folder(self, tmp_path):
+        with pytest.raises(UserError) as caught:
+            launch.find_checkpoint('work_dirs/a.pth')
+        assert str(caught.value) == f'no checkpoint work_dirs/a.pth in {tmp_path}; check the path'
+
     def test_a_trained_one_passes(self, checkpoint, tmp_path):
         torch.save(checkpoint, tmp_path / 'good.pth')
-        launch.check_checkpoint(str(tmp_path / 'good.pth'))
+        launch.find_checkpoint(str(tmp_path / 'good.pth'))
 
     def test_missing(self, tmp_path):
         message = self.refusal(tmp_path / 'iter_4.pth')

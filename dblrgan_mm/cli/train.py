@@ -50,7 +50,7 @@ def train(cfg: Any, args: argparse.Namespace) -> None:
         if newest is not None:
             cfg.load_from, cfg.resume = newest, True
     if cfg.get('load_from'):
-        launch.check_checkpoint(cfg.load_from)
+        cfg.load_from = launch.find_checkpoint(cfg.load_from)
 
     runner = launch.build_runner(cfg)
     runner.train()

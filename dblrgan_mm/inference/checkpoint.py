@@ -171,10 +171,11 @@ def read_content(path: Path) -> dict:
         UnsafeCheckpointError: the file would run code.
     """
     if not os.path.isfile(path):
+        here = '' if path.is_absolute() else f' in {Path.cwd()}'
         raise UserError(
             f'{path} is a folder; give the path of the checkpoint file'
             if os.path.isdir(path)
-            else f'no checkpoint {path}; check the path'
+            else f'no checkpoint {path}{here}; check the path'
         )
     try:
         tag = _TAG.search(path.stem)
