@@ -4,6 +4,10 @@ Importing this package alone registers nothing and takes no time. Each subpackag
 parts when it is imported. In a config, ``custom_imports = dict(imports=['dblrgan_mm'], ...)`` is
 therefore not enough: list ``dblrgan_mm.models``, ``dblrgan_mm.datasets``,
 ``dblrgan_mm.evaluation`` and ``dblrgan_mm.engine``, as far as the config uses them.
+
+Each of these four also applies the patches in ``dblrgan_mm.compat``, once and for the whole
+process. One of them concerns other projects, too: MMEngine then loads all checkpoints with
+``weights_only=True``.
 """
 
 import os

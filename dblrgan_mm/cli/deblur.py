@@ -170,15 +170,40 @@ def load(args: argparse.Namespace, local_rank: int, processes: int) -> Any:
     return deblurrer
 
 
+def restore_one(
+    source: Path, target: Path, deblurrer: Any, args: argparse.Namespace, show: bool
+) -> tuple[int, list[str]]:
+    """Call ``restore_clip`` with the options of the command, and a progress bar if ``show``."""
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from dblrgan_mm.inference.restore_clip import Options, restore_clip
+
+    def progress(total: int | None, done: int) -> Any:
+        bar.reset(total)
+        bar.initial = done
+        bar.update(done)
+        bar.set_description(source.name)
+        return bar.update
+
+    with tqdm(unit='frame', disable=None if show else True) as bar, logging_redirect_tqdm():
+        return restore_clip(
+            source,
+            target,
+            deblurrer,
+            Options(args.start, args.end, args.side_by_side, args.codec, args.crf, args.fps),
+            overwrite=args.overwrite,
+            resume=args.resume,
+            progress=progress,
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')  # its warnings would precede our messages
     logging.basicConfig(format='%(message)s', level=logging.WARNING)
     logging.getLogger('dblrgan_mm').setLevel(logging.INFO)
-    from tqdm import tqdm
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
-    from dblrgan_mm.inference.restore_clip import Options, check_target, restore_clip
+    from dblrgan_mm.inference.restore_clip import check_target
 
     rank, processes, local_rank = place_among_processes()
     jobs, several = plan(args)
@@ -193,35 +218,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         share = len(jobs[rank::processes])
         print(f'process {rank} of {processes}: {share} of {len(jobs)} inputs')
     jobs = jobs[rank::processes]
-    options = Options(args.start, args.end, args.side_by_side, args.codec, args.crf, args.fps)
     failed, deblurrer = [], None
     for source, target in jobs:
         if several and target.exists() and not args.overwrite:
             print(f'{target}: already exists, skipped')
             continue
         deblurrer = deblurrer or load(args, local_rank, processes)
-
-        def progress(total: int | None, done: int, source: Path = source) -> Any:
-            bar.reset(total)
-            bar.initial = done
-            bar.update(done)
-            bar.set_description(source.name)
-            return bar.update
-
         try:
-            with (
-                tqdm(unit='frame', disable=None if processes == 1 else True) as bar,
-                logging_redirect_tqdm(),
-            ):
-                count, faults = restore_clip(
-                    source,
-                    target,
-                    deblurrer,
-                    options,
-                    overwrite=args.overwrite,
-                    resume=args.resume,
-                    progress=progress,
-                )
+            count, faults = restore_one(source, target, deblurrer, args, processes == 1)
         except KeyboardInterrupt:
             begun = target.with_name(target.name + '.part')
             if not begun.exists():

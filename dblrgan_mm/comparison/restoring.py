@@ -74,53 +74,66 @@ def restore(
         UserError: if the config has no model or no test data, the checkpoint does not match the
             config, or not all frames were restored.
     """
-    from mmagic.registry import DATASETS
-    from mmengine.dataset import pseudo_collate
-
     place = torch.device(device)
     if place.type == 'cuda':
         torch.cuda.set_device(place)  # what is measured, and where MMagic's models look
     cfg, model = build(method, device)
-    costs: dict[str, dict] = {}
-    for clips in data:
-        settings = dict(layout=clips.layout, data_root=clips.root, split=clips.split)
-        settings |= dict(layout_args=clips.layout_args, centres='all', padding='reflection')
-        dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, **settings))
-        names = {clip.name: clip.frames for clip in clips.load()}
-        first = pseudo_collate([dataset[0]])
-        macs = count_macs(model, first)  # also warms up
-        memory = PeakMemory(place)
-        seconds, frames, done = 0.0, 0, dict.fromkeys(names, 0)
-        for i in range(len(dataset)):
-            item = pseudo_collate([dataset[i]])
-            begin = now(place)
-            (sample,) = model.test_step(item)
-            seconds += now(place) - begin
-            restored = sample.output.pred_img
-            clip, centre = sample.metainfo['key'].rsplit('/', 1)
-            whole = restored.ndim == 4  # the model returns a whole clip
-            restored = restored if whole else restored[None]
-            for name, frame in zip(names[clip] if whole else [centre], restored, strict=True):
-                write_frame(frame_file(folder, clips.name, clip, name), frame)
-            frames += len(restored)
-            done[clip] += len(restored)
-            tell('frames', len(restored))
-            if done[clip] == len(names[clip]):
-                tell('clip', clips.name, clip)
-        short = next((clip for clip, frames in names.items() if done[clip] != len(frames)), None)
-        if short is not None:
-            raise UserError(
-                f'{clips.name}: only {done[short]} of {len(names[short])} frames of clip {short} '
-                'were restored'
-            )
-        height, width = first['inputs'][0].shape[-2:]
-        costs[clips.name] = dict(
-            size=(width, height),
-            macs=macs / (len(first['inputs'][0]) if whole else 1),
-            fps=frames / seconds,
-            memory=memory.bytes(),
-        )
+    dataset = cfg.test_dataloader.dataset
+    costs = {
+        clips.name: _restore_clips(model, dataset, clips, folder, place, tell) for clips in data
+    }
     return dict(parameters=sum(p.numel() for p in model.generator.parameters()), data=costs)
+
+
+def _restore_clips(
+    model: torch.nn.Module,
+    dataset: dict,
+    clips: Clips,
+    folder: Path,
+    device: torch.device,
+    tell: Callable[..., None],
+) -> dict[str, Any]:
+    """Restore one data set with the pipeline of ``dataset``; return its part of the costs."""
+    from mmagic.registry import DATASETS
+    from mmengine.dataset import pseudo_collate
+
+    settings = dict(layout=clips.layout, data_root=clips.root, split=clips.split)
+    settings |= dict(layout_args=clips.layout_args, centres='all', padding='reflection')
+    windows = DATASETS.build(dict(dataset, **settings))
+    names = {clip.name: clip.frames for clip in clips.load()}
+    first = pseudo_collate([windows[0]])
+    macs = count_macs(model, first)  # also warms up
+    memory = PeakMemory(device)
+    seconds, frames, done = 0.0, 0, dict.fromkeys(names, 0)
+    for i in range(len(windows)):
+        item = pseudo_collate([windows[i]])
+        begin = now(device)
+        (sample,) = model.test_step(item)
+        seconds += now(device) - begin
+        restored = sample.output.pred_img
+        clip, centre = sample.metainfo['key'].rsplit('/', 1)
+        whole = restored.ndim == 4  # the model returns a whole clip
+        restored = restored if whole else restored[None]
+        for name, frame in zip(names[clip] if whole else [centre], restored, strict=True):
+            write_frame(frame_file(folder, clips.name, clip, name), frame)
+        frames += len(restored)
+        done[clip] += len(restored)
+        tell('frames', len(restored))
+        if done[clip] == len(names[clip]):
+            tell('clip', clips.name, clip)
+    short = next((clip for clip, wanted in names.items() if done[clip] != len(wanted)), None)
+    if short is not None:
+        raise UserError(
+            f'{clips.name}: only {done[short]} of {len(names[short])} frames of clip {short} '
+            'were restored'
+        )
+    height, width = first['inputs'][0].shape[-2:]
+    return dict(
+        size=(width, height),
+        macs=macs / (len(first['inputs'][0]) if whole else 1),
+        fps=frames / seconds,
+        memory=memory.bytes(),
+    )
 
 
 def build(method: Method, device: str) -> tuple[Any, torch.nn.Module]:

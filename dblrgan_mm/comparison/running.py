@@ -93,43 +93,15 @@ class Comparison:
             places = self.places(method, given, clip)
             scoring.append(self.pool.submit(score_one, given, self.clips[given][clip], places))
 
-        complete: list[list[str]] = []
         cost: dict | None = None
         if isinstance(method, str):
             for given, named in self.clips.items():
                 for clip in named:
                     score(given, clip)
         else:
-            messages = self.context.Queue()
-            child = self.context.Process(
-                target=_restore,
-                args=(method, self.data, folder, self.device, messages),
-                daemon=True,
-            )
-            child.start()
-            while cost is None:
-                alive = child.is_alive()  # read before the queue, to miss no last message
-                try:
-                    kind, *values = messages.get(timeout=1)
-                except queue.Empty:
-                    if alive:
-                        continue
-                    killed = ' (killed, perhaps out of memory)' if child.exitcode == -9 else ''
-                    return dict(failed=f'its process ended with code {child.exitcode}{killed}')
-                if kind == 'failed':
-                    child.join()
-                    return dict(failed=values[0])
-                if kind == 'frames':
-                    advance(*values)
-                elif kind == 'clip' and self.device == 'cpu':
-                    complete.append(values)  # scoring it now would slow the measured restoring
-                elif kind == 'clip':
-                    score(*values)
-                else:
-                    (cost,) = values
-            child.join()
-            for values in complete:
-                score(*values)
+            cost = self._restore_apart(method, folder, advance, score)
+            if 'failed' in cost:
+                return cost
         rows: list[dict] = []
         for job in scoring:
             try:
@@ -142,6 +114,45 @@ class Comparison:
         order = list(self.clips)
         rows.sort(key=lambda row: (order.index(row['data']), row['clip'], row['frame']))
         return dict(rows=rows, cost=cost)
+
+    def _restore_apart(
+        self,
+        method: Method,
+        folder: Path,
+        advance: Callable[[int], None],
+        score: Callable[[str, str], None],
+    ) -> dict[str, Any]:
+        """Restore in a process of its own; return the cost, or why it failed as 'failed'."""
+        complete: list[list[str]] = []
+        messages = self.context.Queue()
+        child = self.context.Process(
+            target=_restore,
+            args=(method, self.data, folder, self.device, messages),
+            daemon=True,
+        )
+        child.start()
+        kind = ''
+        while kind not in ('failed', 'cost'):
+            alive = child.is_alive()  # read before the queue, to miss no last message
+            try:
+                kind, *values = messages.get(timeout=1)
+            except queue.Empty:
+                if alive:
+                    continue
+                killed = ' (killed, perhaps out of memory)' if child.exitcode == -9 else ''
+                return dict(failed=f'its process ended with code {child.exitcode}{killed}')
+            if kind == 'frames':
+                advance(*values)
+            elif kind == 'clip' and self.device == 'cpu':
+                complete.append(values)  # scoring it now would slow the measured restoring
+            elif kind == 'clip':
+                score(*values)
+        child.join()
+        if kind == 'failed':
+            return dict(failed=values[0])
+        for given, clip in complete:
+            score(given, clip)
+        return values[0]
 
     def folder(self, method: Method | str) -> Path:
         """Return the folder of a method, given itself or its name."""

@@ -37,7 +37,12 @@ _BATCH = 1 << 20  # pixels per batch that keep a GPU busy
 
 
 class Network(Protocol):
-    """Interface of the networks that :class:`Deblurrer` accepts."""
+    """Interface of the networks that :class:`Deblurrer` accepts.
+
+    Attributes:
+        num_frames: frames of a window.
+        default_tile: tile used if ``Deblurrer`` is given none; not needed by a ``StripNetwork``.
+    """
 
     num_frames: int
 

@@ -178,55 +178,22 @@ def measure_inference(args: argparse.Namespace) -> dict:
     checkpoint = str(released().get(args.checkpoint, args.checkpoint))
     network = plain_network(checkpoint)
     clip = read_clip(args.blurry)
-    sharp = read_clip(args.sharp) if args.sharp else clip
-    if [frame.shape for frame in clip] != [frame.shape for frame in sharp]:
+    sharp = read_clip(args.sharp) if args.sharp else None
+    if sharp and [frame.shape for frame in clip] != [frame.shape for frame in sharp]:
         raise LaunchError(f'{args.sharp} and {args.blurry} differ in the number or size of frames')
-    configs = named(args.peers)
-    others = {name: peer(config, torch.device('cpu')) for name, config in configs.items()}
-    timed = clip[: args.frames]
-    if args.size:
-        timed = enlarged(timed, args.size)
-    dtypes = dtypes_of(device)
-    if device.type == 'cpu':
-        try:
-            Deblurrer.from_checkpoint(checkpoint, device, 'int8')
-            dtypes.append('int8')
-        except UserError as error:
-            print(f'int8 is not measured: {error}')
+    timed = enlarged(clip[: args.frames], args.size) if args.size else clip[: args.frames]
+    height, width = timed[0].shape[:2]
+    dtypes = fast_dtypes(checkpoint, device)
     ways = {PLAIN: ('plain', checkpoint, str(device), None)}
     ways |= {
         f'Deblurrer, {dtype}': ('Deblurrer', checkpoint, str(device), dtype) for dtype in dtypes
     }
+    configs = named(args.peers)
+    macs = dict.fromkeys(ways, macs_a_pixel(network, network.num_frames)) | {
+        name: macs_a_pixel(*peer(config, torch.device('cpu'))) for name, config in configs.items()
+    }
     peers = {name: ('peer', config, str(device), None) for name, config in configs.items()}
-    limits: dict[str, list[float]] = {}
-    with processes(ways | peers, choose) as running:
-        restored = {name: running[name].submit(restore, clip).result() for name in ways}
-        seconds: dict[str, list[float]] = {name: [] for name in running}
-        for process in running.values():  # load the libraries
-            process.submit(restore, clip[: args.frames]).result()
-        # this also warms up
-        memory = {name: p.submit(peak_memory, timed).result() for name, p in running.items()}
-        for _ in tqdm(range(args.repeats), unit='round'):
-            for name, value in running[PLAIN].submit(ceilings, dtypes).result().items():
-                limits.setdefault(name, []).append(value)
-            for name, process in running.items():
-                seconds[name].append(process.submit(seconds_a_frame, timed).result())
-        profiles = {name: running[name].submit(profile, timed).result() for name in ways}
-    height, width = timed[0].shape[:2]
-    ours = macs_a_pixel(network, network.num_frames)
-    macs = dict.fromkeys(ways, ours) | {
-        name: macs_a_pixel(*other) for name, other in others.items()
-    }
-    expected = restored[PLAIN]
-    difference = {
-        name: np.stack([np.abs(np.int16(a) - b) for a, b in zip(out, expected, strict=True)])
-        for name, out in restored.items()
-    }
-    psnr = {}
-    if args.sharp:
-        restored['blurry'] = clip
-        for name, out in restored.items():
-            psnr[name] = statistics.mean(cv2.PSNR(a, b) for a, b in zip(out, sharp, strict=True))
+    restored, measured = run_ways(ways, peers, clip, timed, args.repeats, dtypes)
     return dict(
         checkpoint=Path(args.checkpoint).name,
         machine=measuring.machine(),
@@ -235,21 +202,79 @@ def measure_inference(args: argparse.Namespace) -> dict:
         height=height,
         frames=len(timed),
         scored=f'{len(clip)} frames {clip[0].shape[1]}x{clip[0].shape[0]}',
-        seconds=seconds,
-        profiles=profiles,
         macs={name: round(count * height * width) for name, count in macs.items()},
-        memory=memory,
-        ceilings=limits,
         dtype={name: way[3] or 'float32' for name, way in (ways | peers).items()},
-        largest_difference={name: int(values.max()) for name, values in difference.items()},
-        differing={name: float((values > 0).mean()) for name, values in difference.items()},
+        psnr=mean_psnr(restored | dict(blurry=clip), sharp) if sharp else {},
+        **measured,
+        **differences(restored),
+    )
+
+
+def fast_dtypes(checkpoint: str, device: torch.device) -> list[str]:
+    """Return the dtypes of the Deblurrers to measure; says why int8 is not among them."""
+    dtypes = dtypes_of(device)
+    if device.type == 'cpu':
+        try:
+            Deblurrer.from_checkpoint(checkpoint, device, 'int8')
+            dtypes.append('int8')
+        except UserError as error:
+            print(f'int8 is not measured: {error}')
+    return dtypes
+
+
+def run_ways(
+    ways: dict[str, tuple],
+    peers: dict[str, tuple],
+    clip: list,
+    timed: list,
+    repeats: int,
+    dtypes: list[str],
+) -> tuple[dict[str, list], dict]:
+    """Run each way and each peer in its own process.
+
+    Returns:
+        The frames of ``clip`` restored in each way, and the measurements on the clip ``timed``.
+    """
+    limits: dict[str, list[float]] = {}
+    with processes(ways | peers, choose) as running:
+        restored = {name: running[name].submit(restore, clip).result() for name in ways}
+        seconds: dict[str, list[float]] = {name: [] for name in running}
+        for process in running.values():  # load the libraries
+            process.submit(restore, clip[: len(timed)]).result()
+        # this also warms up
+        memory = {name: p.submit(peak_memory, timed).result() for name, p in running.items()}
+        for _ in tqdm(range(repeats), unit='round'):
+            for name, value in running[PLAIN].submit(ceilings, dtypes).result().items():
+                limits.setdefault(name, []).append(value)
+            for name, process in running.items():
+                seconds[name].append(process.submit(seconds_a_frame, timed).result())
+        profiles = {name: running[name].submit(profile, timed).result() for name in ways}
+    return restored, dict(seconds=seconds, profiles=profiles, memory=memory, ceilings=limits)
+
+
+def differences(restored: dict[str, list]) -> dict[str, dict]:
+    """Compare the values (0 to 255) that each way restored with those of the plain loop."""
+    expected = restored[PLAIN]
+    found = {
+        name: np.stack([np.abs(np.int16(a) - b) for a, b in zip(out, expected, strict=True)])
+        for name, out in restored.items()
+    }
+    return dict(
+        largest_difference={name: int(values.max()) for name, values in found.items()},
+        differing={name: float((values > 0).mean()) for name, values in found.items()},
         # in dB, over all frames together; None where they are equal
         difference_psnr={
             name: -10 * math.log10(np.square(values / 255).mean()) if values.any() else None
-            for name, values in difference.items()
+            for name, values in found.items()
         },
-        psnr=psnr,
     )
+
+
+def mean_psnr(clips: dict[str, list], sharp: list) -> dict[str, float]:
+    return {
+        name: statistics.mean(cv2.PSNR(a, b) for a, b in zip(frames, sharp, strict=True))
+        for name, frames in clips.items()
+    }
 
 
 def measure_growth(args: argparse.Namespace) -> dict:

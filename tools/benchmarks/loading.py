@@ -60,15 +60,6 @@ def _measure(args: argparse.Namespace, folder: Path) -> dict:
         raise LaunchError(
             'image files, LMDB and clip store yield different samples; nothing was measured'
         )
-    speeds = {name: [] for name in paths}
-    for _ in range(args.repeats):
-        for name, dataset in paths.items():
-            speeds[name].append(speed(dataset, batch, workers, args.seconds))
-    cold = {name: [] for name in stored}
-    for _ in range(args.repeats):
-        for name, files in stored.items():
-            drop_from_cache(files)
-            cold[name].append(speed_of_pass(paths[name], batch, workers, args.seconds))
     frames = sum(len(clip.frames) for clip in clips)
     height, width = clip_store.map_frame(f'{sorted(store.rglob("*.npy"))[0]}#blurry.0').shape[:2]
     return dict(
@@ -83,11 +74,26 @@ def _measure(args: argparse.Namespace, folder: Path) -> dict:
         sharp_frames=source.num_frames if source.get('gt') == 'window' else 1,
         batch_size=batch,
         workers=workers,
-        warm=speeds,
-        cold=cold,
+        **_speeds(paths, stored, batch, args),
         gigabytes={name: sum(os.path.getsize(f) for f in files) / 1e9
                    for name, files in stored.items()},
     )  # fmt: skip
+
+
+def _speeds(
+    paths: dict[str, Any], stored: dict[str, list], batch: int, args: argparse.Namespace
+) -> dict[str, dict[str, list[float]]]:
+    """Measure samples per second of each data set, alternately, with the files cached or not."""
+    warm = {name: [] for name in paths}
+    for _ in range(args.repeats):
+        for name, dataset in paths.items():
+            warm[name].append(speed(dataset, batch, args.workers, args.seconds))
+    cold = {name: [] for name in stored}
+    for _ in range(args.repeats):
+        for name, files in stored.items():
+            drop_from_cache(files)
+            cold[name].append(speed_of_pass(paths[name], batch, args.workers, args.seconds))
+    return dict(warm=warm, cold=cold)
 
 
 def build(source: Any, **changes: Any) -> Any:
