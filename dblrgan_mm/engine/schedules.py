@@ -68,9 +68,8 @@ def use_changed_settings(runner: Runner, checkpoint: dict) -> None:
         there = [*state.get('param_groups', []), *filter(None, [state.get('base_param_settings')])]
         if there and len(there) != len(part.param_groups):
             raise LaunchError(
-                f'the config divides the weights into {len(part.param_groups)} groups, the '
-                f'checkpoint into {len(there)}: {"; ".join(changes)}. Use the same groups, or '
-                'start a new run with load_from'
+                'the config divides the weights into other groups than the checkpoint: '
+                f'{"; ".join(changes)}. Use the same groups, or start a new run with load_from'
             )
         for old, new in zip(there, part.param_groups, strict=False):
             kept = {key for key in new if key != 'params' and (all_settings or key in scheduled)}
