@@ -6,6 +6,7 @@ level INFO; the tools also list the patches in the log of the run). On MMagic's 
 2.1, NumPy 1.26, compiled mmcv 2.1) only the patch for loading checkpoints applies.
 """
 
+import functools
 import importlib.util
 import logging
 import sys
@@ -48,7 +49,7 @@ def _check_numpy() -> None:
     import torch
 
     major, minor = (int(part) for part in torch.__version__.split('.')[:2])
-    if (major, minor) < (2, 3) and np.__version__ >= '2':
+    if (major, minor) < (2, 3) and int(np.__version__.split('.')[0]) >= 2:
         raise ImportError(
             f'torch {torch.__version__} does not support NumPy {np.__version__}. '
             "Run pip install 'numpy<2', or install torch 2.3 or later"
@@ -189,6 +190,8 @@ def safe_globals() -> bool:
     add_safe_globals = getattr(torch.serialization, 'add_safe_globals', None)
     if add_safe_globals is None:  # torch < 2.4
         return False
+    import _codecs
+
     import numpy as np
     from mmengine.logging import HistoryBuffer
 
@@ -196,17 +199,31 @@ def safe_globals() -> bool:
     reconstruct, scalar = array.__reduce__()[0], array[0].__reduce__()[0]
     # since NumPy 1.25, each dtype has its own class
     dtypes = {type(np.dtype(code)) for code in '?bhilqfdBHILQe'}
-    add_safe_globals([HistoryBuffer, np.ndarray, np.dtype, bytes, *dtypes])
+    # torch 2.4 lacks _codecs.encode, which bytes are pickled with
+    add_safe_globals([HistoryBuffer, np.ndarray, np.dtype, bytes, _codecs.encode, *dtypes])
     for package in ('numpy.core', 'numpy._core'):  # NumPy 1 and 2
+        module = f'{package}.multiarray'
         add_safe_globals(
-            [
-                (reconstruct, f'{package}.multiarray._reconstruct'),
-                (scalar, f'{package}.multiarray.scalar'),
-            ]
+            [_named(reconstruct, module, '_reconstruct'), _named(scalar, module, 'scalar')]
         )
-    add_safe_globals([(_history_statistic, 'builtins.getattr')])
+    add_safe_globals([_named(_history_statistic, 'builtins', 'getattr')])
     logger.info("compat: MMEngine's log history may be read from checkpoints (weights_only=True)")
     return True
+
+
+@functools.cache
+def _named(function: Callable, module: str, name: str) -> Callable:
+    """Return a function for the allow-list that stands for another one, ``module.name``.
+
+    Since torch 2.6, the list also takes pairs (function, name). With such a pair, every load of the
+    process fails in torch 2.4 and 2.5.
+    """
+
+    def call(*args: Any) -> Any:
+        return function(*args)
+
+    call.__module__, call.__name__, call.__qualname__ = module, name, name
+    return call
 
 
 def _history_statistic(owner: Any, name: str) -> Callable:

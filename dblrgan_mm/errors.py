@@ -13,5 +13,9 @@ class DatasetError(UserError):
     """The data on disk does not match its layout."""
 
 
+class UnsafeCheckpointError(UserError):
+    """The checkpoint asks to run code; it was not loaded."""
+
+
 class CheckpointMismatchError(UserError):
     """The checkpoint belongs to another architecture."""

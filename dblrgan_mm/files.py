@@ -14,11 +14,15 @@ from dblrgan_mm.errors import UserError
 
 
 @contextlib.contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
+def sole_writer(folder: Path, temporary: bool = False) -> Iterator[None]:
     """Lock a folder for this process, and create it if needed.
 
     The lock is an operating system lock on ``folder/.lock``. It is released when the process ends,
-    even if it is killed.
+    even if it is killed. The file stays, since without it two processes could hold the lock.
+
+    Args:
+        folder: folder to lock.
+        temporary: whether to remove the folder on leaving without an error, unless it has files.
 
     Raises:
         UserError: if another process holds the lock, or the folder cannot be written to.
@@ -38,6 +42,11 @@ def sole_writer(folder: Path) -> Iterator[None]:
         ) from error
     try:
         yield
+        # before the release: after it, this may be the folder of another process
+        if temporary and [path.name for path in folder.glob('*')] in ([], ['.lock']):
+            with contextlib.suppress(OSError):
+                (folder / '.lock').unlink()
+                folder.rmdir()
     finally:
         lock.release()
 
@@ -81,8 +90,10 @@ def report_write_errors(target: Path, what_now: str) -> Iterator[None]:
 def write_whole(final: Path, content: bytes) -> None:
     """Write a file atomically; after an ``OSError`` the previous file, if any, is unchanged.
 
-    The content is first written to a file next to it, whose name has the suffix '.part'.
+    The content is first written to a file next to it, whose name has the suffix '.part'. A link is
+    followed.
     """
+    final = behind_link(final)
     part = final.with_name(f'{final.name}.part')
     try:
         part.write_bytes(content)
@@ -105,10 +116,18 @@ def sha256(path: Path) -> str:
 
 
 def put_in_place(part: Path, final: Path) -> None:
-    """Rename a finished file to its final name, so that it is complete even after a power cut."""
+    """Rename a finished file to its final name, so that it is complete even after a power cut.
+
+    If ``final`` is a link, the file that it leads to is replaced.
+    """
     descriptor = os.open(part, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    part.replace(final)
+    part.replace(behind_link(final))
+
+
+def behind_link(path: Path) -> Path:
+    """Return where a link leads; any other path is returned unchanged."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path

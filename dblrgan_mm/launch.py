@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from dblrgan_mm.errors import LaunchError, UserError
+from dblrgan_mm.errors import LaunchError, UnsafeCheckpointError, UserError
 from dblrgan_mm.resources import PACKAGE, ROOT, find_config, locate
 
 DATASETS = ('bsd', 'dvd', 'gopro', 'kitti', 'own', 'reds', 'sample')
@@ -155,6 +155,12 @@ def read_config(args: argparse.Namespace) -> Any:
             cfg.merge_from_dict(_parse_option(option, DictAction))
         except (AssertionError, KeyError, TypeError) as error:
             raise LaunchError(f'--cfg-options {option} does not fit the config: {error}') from error
+    for part in ('train', 'val', 'test'):
+        loaders = cfg.get(f'{part}_dataloader')
+        for loader in loaders if isinstance(loaders, list) else [loaders]:
+            if loader and not loader.get('num_workers'):
+                for name in ('persistent_workers', 'prefetch_factor'):  # torch refuses them
+                    loader.pop(name, None)
     if args.data_root:
         cfg.data_root = args.data_root  # for the log
         for part in ('train', 'val', 'test'):
@@ -293,6 +299,11 @@ def _require_launcher(launcher: str) -> None:
         )
 
 
+def is_first_process(launcher: str) -> bool:
+    """Return whether this process has rank 0, also before the processes know each other."""
+    return launcher == 'none' or int(os.environ[_RANK_VARIABLES[launcher][0]]) == 0
+
+
 def _init_gloo(launcher: str, timeout: float | None = None) -> None:
     """Start a process group with the gloo backend.
 
@@ -321,14 +332,20 @@ def build_runner(cfg: Any) -> Any:
     return runner
 
 
-def check_checkpoint(path: str) -> None:
-    """Raise :class:`UserError` unless ``path`` is an intact checkpoint that loads without running
-    code."""
-    if path.startswith(('http://', 'https://')):
-        raise LaunchError(f'{path} is a URL: download the checkpoint and give the path of the file')
-    from dblrgan_mm.inference.checkpoint import read_content
+def find_checkpoint(name: str) -> str:
+    """Return the path of a checkpoint, given as a path or as the name of the package's weights.
 
+    Raises:
+        UserError: unless it is an intact checkpoint that loads without running code.
+    """
+    if name.startswith(('http://', 'https://')):
+        raise LaunchError(f'{name} is a URL: download the checkpoint and give the path of the file')
+    from dblrgan_mm.inference.checkpoint import read_content
+    from dblrgan_mm.inference.deblurrer import released
+
+    path = str(released().get(name, name))
     read_content(Path(path))
+    return path
 
 
 def newest_checkpoint(work_dir: str) -> str | None:
@@ -339,7 +356,8 @@ def newest_checkpoint(work_dir: str) -> str | None:
     checkpoint before it is used.
 
     Raises:
-        UserError: if the newest checkpoint would run code, or if none is intact.
+        UserError: if none is intact, or if one that is newer than the first intact one would run
+            code.
     """
     folder = Path(work_dir)
     note = folder / 'last_checkpoint'
@@ -358,9 +376,9 @@ def newest_checkpoint(work_dir: str) -> str | None:
         candidates = [newest, *older]
     for path in candidates:
         try:
-            check_checkpoint(str(path))
+            find_checkpoint(str(path))
         except UserError as error:
-            if path == candidates[-1] or 'run code' in str(error):
+            if path == candidates[-1] or isinstance(error, UnsafeCheckpointError):
                 raise
             print(f'warning: {error}. Using the checkpoint before it', file=sys.stderr)
         else:
@@ -401,13 +419,14 @@ def _leave_group() -> None:
 
 
 def _user_message(error: BaseException) -> str | None:
-    """Return the message of the first :class:`UserError` in the chain of causes, None if absent."""
-    chain: BaseException | None = error
-    found = None
-    while chain is not None:
-        if isinstance(chain, UserError):
-            found = chain
-        chain = chain.__cause__ or chain.__context__
+    """Return the message of a :class:`UserError`, or of the last one that caused the error.
+
+    Return None if there is none. An error that was raised while a ``UserError`` was handled, and
+    not from it, is a bug.
+    """
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, UserError):
+        found = found.__cause__
     if found is None:
         return None
     # an error from a data loader worker has its complete traceback as the message

@@ -205,3 +205,9 @@ def test_dblrgan_starts_from_dblrnet_or_from_scratch(data):
     cfg = load(f'dblrgan_{data}')
     assert cfg.load_from is None
     assert cfg.model.generator == load(f'dblrnet_{data}').model.generator
+
+
+def test_fine_tuning_finds_the_package_weights_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = launch.find_checkpoint(read(FOLDER / 'small' / 'dblrgan_plus_finetune.py').load_from)
+    assert Path(path).name.startswith('dblrnet_plus-')

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,7 @@ from dblrgan_mm.files import (
     report_write_errors,
     require_space,
     sole_writer,
+    write_whole,
 )
 
 HOLD = """
@@ -95,6 +97,20 @@ class TestSoleWriter:
         with sole_writer(tmp_path / 'other'):
             pass
 
+    @pytest.mark.parametrize('name', [None, 'file'])
+    def test_temporary_folder(self, tmp_path, name):
+        """It is removed, unless it has a file."""
+        out = tmp_path / 'out'
+        with sole_writer(out, temporary=True):
+            if name:
+                (out / name).touch()
+        assert out.is_dir() == bool(name)
+
+    def test_temporary_folder_after_an_error(self, tmp_path):
+        with pytest.raises(ZeroDivisionError), sole_writer(tmp_path / 'out', temporary=True):
+            raise ZeroDivisionError
+        assert (tmp_path / 'out').is_dir()
+
     def test_file_in_place_of_the_folder(self, tmp_path):
         (tmp_path / 'out').write_text('x')
         assert self.refusal(tmp_path / 'out') == (
@@ -170,6 +186,31 @@ class TestReportWriteErrors:
         assert str(caught.value) == (
             f'{target}: No such file or directory; {target} was not written'
         )
+
+
+class TestLinks:
+    """A link that is given as output is followed, as by a plain write."""
+
+    @pytest.fixture(params=[b'old', None], ids=['file', 'nothing'])
+    def link(self, tmp_path, request):
+        (tmp_path / 'far').mkdir()
+        if request.param is not None:
+            (tmp_path / 'far' / 'file').write_bytes(request.param)
+        link = tmp_path / 'link'
+        link.symlink_to(Path('far') / 'file')
+        return link
+
+    def test_write_whole(self, link):
+        write_whole(link, b'new')
+        assert link.is_symlink()
+        assert [path.name for path in link.parent.iterdir() if path != link] == ['far']
+        assert [path.read_bytes() for path in (link.parent / 'far').iterdir()] == [b'new']
+
+    def test_put_in_place(self, link, tmp_path):
+        (tmp_path / 'part').write_bytes(b'new')
+        put_in_place(tmp_path / 'part', link)
+        assert link.is_symlink()
+        assert (tmp_path / 'far' / 'file').read_bytes() == b'new'
 
 
 def test_put_in_place(tmp_path):

@@ -81,6 +81,21 @@ class TestOptions:
         assert load(config, '--cfg-options', option).work_dir == 'runs/two'
         assert load(config, '--work-dir', 'x', '--cfg-options', option).work_dir == 'x'
 
+    @pytest.mark.parametrize('part', ['train', 'val', 'test'])
+    def test_loaders_without_workers(self, tmp_path, part):
+        """torch refuses some options there, which configs set for workers."""
+        loader = dict(num_workers=4, persistent_workers=True, prefetch_factor=3, batch_size=2)
+        several = [loader, dict(loader, num_workers=0)]
+        path = tmp_path / 'loaders.py'
+        path.write_text(f'{part}_dataloader = {loader}\n')
+        assert load(str(path))[f'{part}_dataloader'] == loader
+        option = f'{part}_dataloader.num_workers=0'
+        found = load(str(path), '--cfg-options', option)[f'{part}_dataloader']
+        assert found == dict(num_workers=0, batch_size=2)
+        path.write_text(f'{part}_dataloader = {several}\n')
+        found = load(str(path))[f'{part}_dataloader']
+        assert found == [loader, dict(num_workers=0, batch_size=2)]
+
     def test_nothing_is_left_in_the_work_dir(self, config, tmp_path):
         load(config, '--work-dir', 'runs')
         assert list((tmp_path / 'runs').iterdir()) == []
@@ -167,7 +182,7 @@ class Touch:
 class TestCheckpoint:
     def refusal(self, path) -> str:
         with pytest.raises(UserError) as caught:
-            launch.check_checkpoint(str(path))
+            launch.find_checkpoint(str(path))
         message = str(caught.value)
         assert '\n' not in message
         assert str(path) in message
@@ -185,9 +200,20 @@ class TestCheckpoint:
             optimizer=dict(state={0: dict(step=torch.tensor(1.0))}, param_groups=[dict(lr=1e-3)]),
         )
 
+    def test_package_weights_by_name(self):
+        path = launch.find_checkpoint('dblrnet_plus')
+        assert Path(path).is_file()
+        assert Path(path).name.startswith('dblrnet_plus-')
+        assert launch.find_checkpoint(path) == path
+
+    def test_relative_to_the_current_folder(self, tmp_path):
+        with pytest.raises(UserError) as caught:
+            launch.find_checkpoint('work_dirs/a.pth')
+        assert str(caught.value) == f'no checkpoint work_dirs/a.pth in {tmp_path}; check the path'
+
     def test_a_trained_one_passes(self, checkpoint, tmp_path):
         torch.save(checkpoint, tmp_path / 'good.pth')
-        launch.check_checkpoint(str(tmp_path / 'good.pth'))
+        launch.find_checkpoint(str(tmp_path / 'good.pth'))
 
     def test_missing(self, tmp_path):
         message = self.refusal(tmp_path / 'iter_4.pth')
@@ -284,6 +310,15 @@ class TestNewestCheckpoint:
         assert str(path) in line
         assert line.endswith('Using the checkpoint before it')
 
+    def test_the_one_before_a_damaged_one_in_a_folder_of_any_name(self, work_dir, capsys):
+        folder = work_dir / 'it would run code'
+        folder.mkdir()
+        for path in work_dir.glob('*.pth'):
+            path.rename(folder / path.name)
+        self.cut(folder / 'iter_12.pth')
+        assert launch.newest_checkpoint(str(folder)) == str(folder / 'iter_10.pth')
+        assert 'Using the checkpoint before it' in capsys.readouterr().err
+
     def test_none_whole(self, work_dir):
         for path in work_dir.glob('*.pth'):
             self.cut(path)
@@ -322,8 +357,23 @@ class TestRun:
     def test_ours_below_others(self, capsys):
         error = RuntimeError('somewhere in MMEngine')
         error.__cause__ = TypeError('while building')
-        error.__cause__.__context__ = DatasetError('no clip in x')
+        error.__cause__.__cause__ = DatasetError('no clip in x')
         assert self.printed(error, capsys) == 'error: no clip in x\n'
+
+    def test_the_one_raised_last(self, capsys):
+        error = UserError('clip a of x: no frame 3')
+        error.__cause__ = DatasetError('no frame 3')
+        assert self.printed(error, capsys) == 'error: clip a of x: no frame 3\n'
+
+    def test_a_bug_while_handling_ours_keeps_its_traceback(self):
+        def main() -> None:
+            try:
+                raise UserError('no clip in x')
+            except UserError:
+                raise ZeroDivisionError  # noqa: B904
+
+        with pytest.raises(ZeroDivisionError):
+            launch.run(main)
 
     def test_several_lines_become_one(self, capsys):
         error = DatasetError('clip a: Codec says:\n  no\nsuch image\n')
@@ -418,6 +468,13 @@ class TestLaunchers:
             launch._require_launcher('mpi')
         monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
         launch._require_launcher('mpi')
+
+    @pytest.mark.parametrize('launcher', launch._RANK_VARIABLES)
+    def test_first_process(self, monkeypatch, launcher):
+        assert launch.is_first_process('none')
+        for rank in ('0', '1'):
+            monkeypatch.setenv(launch._RANK_VARIABLES[launcher][0], rank)
+            assert launch.is_first_process(launcher) == (rank == '0')
 
     @pytest.mark.parametrize('nodes', [1, 2])
     def test_slurm_on_several_nodes(self, monkeypatch, nodes):

@@ -2,7 +2,7 @@
 # trained this way.
 _base_ = ['./dblrgan_plus.py']
 
-load_from = 'dblrgan_mm/inference/weights/dblrnet_plus-9f3c29ec.pth'
+load_from = 'dblrnet_plus'
 
 model = dict(gan_loss=dict(loss_weight=7e-3), train_cfg=dict(gen_init_steps=0))
 

@@ -89,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         'checkpoint',
         metavar='CHECKPOINT',
-        help='published weights, training checkpoint or state dict',
+        help='published weights, training checkpoint or state dict; or weights that come with '
+        'the package, by name',
     )
     parser.add_argument('target', metavar='OUT.onnx', type=Path, help='ONNX file to write')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
@@ -102,10 +103,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f'{target}: already exists; use --overwrite to replace it')
 
     from dblrgan_mm.inference.checkpoint import load_generator
+    from dblrgan_mm.inference.deblurrer import released
     from dblrgan_mm.inference.networks.onnx_network import OnnxDBLRNet, probe
 
-    generator = load_generator(args.checkpoint)
-    part = target.with_name(f'.{target.stem}.part.onnx')
+    generator = load_generator(released().get(args.checkpoint, args.checkpoint))
+    place = files.behind_link(target)
+    part = place.with_name(f'.{place.stem}.part.onnx')
     with files.report_write_errors(target, 'Make room and run the same command again'):
         try:
             export(generator, part)

@@ -7,7 +7,7 @@ from dblrgan_mm import launch
 
 def main() -> None:
     parser = launch.argument_parser(__doc__)
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help="checkpoint file, or name of the package's weights")
     parser.add_argument('--out', type=Path, help='output file for the scores, .json or .yaml')
     args = parser.parse_args()
     if args.out and args.out.suffix not in ('.json', '.yaml', '.yml'):
@@ -26,8 +26,7 @@ def main() -> None:
 
     if args.amp:
         cfg.test_cfg.fp16 = True
-    launch.check_checkpoint(args.checkpoint)
-    cfg.load_from = args.checkpoint
+    cfg.load_from = launch.find_checkpoint(args.checkpoint)
 
     runner = launch.build_runner(cfg)
     keeper = KeepScores()

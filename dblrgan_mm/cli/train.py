@@ -1,11 +1,14 @@
 """Train a model from a config: ``dblrgan-mm train dblrgan_gopro``."""
 
+import argparse
 import os
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from dblrgan_mm import launch
 from dblrgan_mm.errors import LaunchError
+from dblrgan_mm.files import sole_writer
 
 
 def main() -> None:
@@ -22,6 +25,14 @@ def main() -> None:
     if cfg.get('train_cfg') is None:
         raise LaunchError(f'{args.dataset or args.config} is for tests only: it has no training')
 
+    # one run per work dir: a process that outlived its launcher would corrupt the files
+    first = launch.is_first_process(args.launcher)
+    with sole_writer(Path(cfg.work_dir)) if first else nullcontext():
+        train(cfg, args)
+
+
+def train(cfg: Any, args: argparse.Namespace) -> None:
+    """Train as the config and the command line say."""
     if args.amp:
         import torch
 
@@ -39,14 +50,8 @@ def main() -> None:
         if newest is not None:
             cfg.load_from, cfg.resume = newest, True
     if cfg.get('load_from'):
-        launch.check_checkpoint(cfg.load_from)
-
-    from mmengine.dist import is_main_process
-
-    from dblrgan_mm.files import sole_writer
+        cfg.load_from = launch.find_checkpoint(cfg.load_from)
 
     runner = launch.build_runner(cfg)
-    # one run per work dir: a process that outlived its launcher would corrupt the files
-    with sole_writer(Path(cfg.work_dir)) if is_main_process() else nullcontext():
-        runner.train()
+    runner.train()
     runner.logger.info(f'Checkpoints, curves.png and logs: {cfg.work_dir}')

@@ -1,10 +1,13 @@
-"""Find and read frames that are image files."""
+"""Find, read and encode frames that are image files."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+
+from dblrgan_mm.errors import UserError
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
@@ -64,3 +67,23 @@ def require_8_bit_colour(image: np.ndarray | None, path: str | Path) -> np.ndarr
             f'{path} is a grey image; frames must be in colour. Convert the clip to RGB images.'
         )
     return image
+
+
+def encode_image(image: np.ndarray, suffix: str, options: Sequence[int] = ()) -> bytes:
+    """Return the content of an image file.
+
+    Args:
+        image: BGR or grey.
+        suffix: of the file, e.g. '.png'.
+        options: flags of ``cv2.imencode``, each followed by its value.
+
+    Raises:
+        UserError: if the format cannot store the image, e.g. because of its size.
+    """
+    done, content = cv2.imencode(suffix, image, list(options))
+    if not done:
+        height, width = image.shape[:2]
+        raise UserError(
+            f'an image of {width}x{height} pixels cannot be stored as {suffix}; use another format'
+        )
+    return content.tobytes()

@@ -12,6 +12,7 @@ from mmagic.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
 
 from dblrgan_mm.clips.motion_blur import decode_light, encode_light
+from dblrgan_mm.errors import LaunchError
 from dblrgan_mm.video.decoding import EXACT
 
 
@@ -32,8 +33,8 @@ class CameraNoise(BaseTransform):
         prob: fraction of windows that get noise.
 
     Raises:
-        ValueError: if a range does not satisfy ``0 <= low <= high``, ``prob`` is outside [0, 1], or
-            a window has no sharp frames.
+        ValueError: if a range does not satisfy ``0 <= low <= high``, or ``prob`` is outside [0, 1].
+        LaunchError: if a window has no sharp frames.
     """
 
     def __init__(
@@ -83,8 +84,9 @@ class RandomClipCompression(RandomVideoCompression):
         prob: fraction of windows that are compressed.
 
     Raises:
-        ValueError: if the range does not satisfy ``0 <= low <= high <= 51``, ``prob`` is outside
-            [0, 1], frames have an odd height or width, or a window has no sharp frames.
+        ValueError: if the range does not satisfy ``0 <= low <= high <= 51``, or ``prob`` is outside
+            [0, 1].
+        LaunchError: if frames have an odd height or width, or a window has no sharp frames.
     """
 
     def __init__(
@@ -110,7 +112,7 @@ class RandomClipCompression(RandomVideoCompression):
 
         height, width = imgs[0].shape[:2]
         if height % 2 or width % 2:
-            raise ValueError(
+            raise LaunchError(
                 f'H.264 needs an even width and height, but the frames have {width}x{height} pixels'
             )
         low, high = self.params['crf']
@@ -137,9 +139,9 @@ class RandomClipCompression(RandomVideoCompression):
 
 
 def require_sharp(results: dict) -> None:
-    """Raise a ValueError unless a window has sharp frames, the targets of the degraded frames."""
+    """Raise a LaunchError unless a window has sharp frames, the targets of the degraded frames."""
     if 'gt' not in results:
-        raise ValueError(
+        raise LaunchError(
             'degradations are for training on pairs, but this window has no sharp frames: load '
             "them first with LoadClipFrames(key='gt'), or remove the degradations"
         )

@@ -77,8 +77,9 @@ class SeededDataset(Dataset):
     """A data set that seeds the random numbers for each :class:`Place`.
 
     Args:
-        dataset: any data set. It gets plain ints, and attributes not defined here are looked up in
-            it.
+        dataset: any data set. It gets plain ints, one at a time. Attributes not defined here are
+            looked up in it, except special methods: torch would call ``__getitems__``, and no
+            sample of the batch would be seeded.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -93,7 +94,8 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        if name == 'dataset':  # copy and pickle look it up before it exists
+        # copy and pickle look up 'dataset' before it exists
+        if name == 'dataset' or name.startswith('__'):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 

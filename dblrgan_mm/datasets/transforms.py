@@ -7,6 +7,7 @@ from mmagic.registry import TRANSFORMS
 
 from dblrgan_mm.clips import clip_store
 from dblrgan_mm.clips.frames import AS_STORED, require_8_bit_colour
+from dblrgan_mm.errors import LaunchError
 
 
 @TRANSFORMS.register_module()
@@ -25,6 +26,7 @@ class LoadClipFrames(LoadImageFromFile):
         ValueError: if an image cannot be decoded, is grey or has more than 8 bits per channel, if
             a clip store file is damaged, or if frames of one window, blurry or sharp, differ in
             size.
+        LaunchError: if grey frames are requested from a clip store.
     """
 
     def __init__(self, key: str, **kwargs) -> None:
@@ -34,7 +36,7 @@ class LoadClipFrames(LoadImageFromFile):
     def _load_image(self, filename: str) -> np.ndarray:
         if clip_store.is_place(filename):
             if self.color_type != 'color':
-                raise ValueError(
+                raise LaunchError(
                     f"a clip store holds colour frames, so color_type must be 'color', not "
                     f'{self.color_type!r}'
                 )
@@ -83,14 +85,14 @@ class ClipRandomCrop(PairedRandomCrop):
     too large, the message is one line, whereas MMagic's lists the path of every frame.
 
     Raises:
-        ValueError: if the crop is larger than the frames.
+        LaunchError: if the crop is larger than the frames.
     """
 
     def transform(self, results: dict) -> dict:
         frame = results[self.lq_key][0]
         height, width = frame.shape[:2]
         if min(height, width) < self.gt_patch_size:
-            raise ValueError(
+            raise LaunchError(
                 f'the crop of {self.gt_patch_size}x{self.gt_patch_size} pixels is larger than the '
                 f'frames of {width}x{height}: set gt_patch_size to at most {min(height, width)}, '
                 'or remove the clip'

@@ -9,7 +9,7 @@ from mmengine.dataset import BaseDataset
 
 from dblrgan_mm.clips import clip_store, layouts
 from dblrgan_mm.clips.clip import Clip, pad_index
-from dblrgan_mm.errors import DatasetError
+from dblrgan_mm.errors import DatasetError, LaunchError
 
 _MAX_SKIPPED = 100  # windows skipped for one item; after that, loading fails
 
@@ -52,7 +52,8 @@ class VideoClipDataset(BaseDataset):
         unreadable: what to do in training if a frame cannot be used: 'stop', or 'skip', which
             replaces the window with another one drawn at random. With 'skip', the data sample of
             each item has ``skipped``, a list of messages, usually empty, for
-            ``UnreadableFramesHook``.
+            ``UnreadableFramesHook``. If frames do not fit a setting, e.g. are smaller than the
+            crop, loading fails in any case.
         pipeline: transforms. If windows may be skipped, the last one must be ``PackInputs`` or
             another one that returns ``data_samples``.
         test_mode: as in MMEngine.
@@ -187,13 +188,15 @@ class VideoClipDataset(BaseDataset):
         data_info = self.get_data_info(idx)
         try:
             return self.pipeline(data_info)
-        except (ValueError, OSError) as error:  # faults of the data, not of a transform
+        # LaunchError: the frames are intact, but do not fit the settings of a transform
+        except (ValueError, OSError, LaunchError) as error:
             clip, frame = data_info['key'].rsplit('/', 1)
             message = (
                 f'clip {clip}, window around frame {frame}: {error} '
                 f'[{self.layout} layout, {self.split} split of {self.data_root}]'
             )
-            if self.unreadable == 'skip' and len(self._skipped) < _MAX_SKIPPED:
+            skip = self.unreadable == 'skip' and not isinstance(error, LaunchError)
+            if skip and len(self._skipped) < _MAX_SKIPPED:
                 self._skipped.append(message)
                 return None
             raise DatasetError(message) from error

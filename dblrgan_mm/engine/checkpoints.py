@@ -20,6 +20,7 @@ from torch import nn
 from dblrgan_mm import files
 from dblrgan_mm.engine.hooks import DeferredLossesHook
 from dblrgan_mm.engine.processes import any_process, gather_buffers
+from dblrgan_mm.engine.schedules import store_settings, use_changed_settings
 from dblrgan_mm.errors import CheckpointMismatchError, UserError
 
 HISTORY = 1000  # number of values kept per logged quantity; the log's windows are shorter
@@ -53,6 +54,8 @@ class WholeCheckpointHook(CheckpointHook):
     - ``rank_buffers``, if there are several processes: the floating-point buffers (batch
       statistics) of each process. The model's state holds their mean, which is also what is
       validated. Resuming with the same number of processes gives each process its own buffers;
+    - the settings of optimisers and schedules. A resume uses those of the config, and logs which
+      ones changed;
     - the last 1000 values of the log history as plain tensors. MMEngine stores pickled objects,
       which ``torch.load`` refuses.
 
@@ -100,6 +103,7 @@ class WholeCheckpointHook(CheckpointHook):
                 hub['runtime_info'][name] = value.item()
         # a scheduler stores its milestones in a Counter, which torch before 2.4 refuses to load
         checkpoint['param_schedulers'] = _plain(checkpoint.get('param_schedulers'))
+        store_settings(runner, checkpoint)
         if self._buffers:
             checkpoint['rank_buffers'] = self._buffers
             state = checkpoint['state_dict']
@@ -114,6 +118,8 @@ class WholeCheckpointHook(CheckpointHook):
             known = name in checkpoint['state_dict']
             if known and runner._resume and len(values) == get_world_size():
                 checkpoint['state_dict'][name] = values[get_rank()]
+        if runner._resume:
+            use_changed_settings(runner, checkpoint)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         if self._wait:

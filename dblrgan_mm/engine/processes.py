@@ -32,15 +32,16 @@ def float_buffers(model: nn.Module, prefix: str = '') -> dict[str, torch.Tensor]
 def gather_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the floating-point buffers of all processes on the CPU, (processes, *shape).
 
-    The result is empty if there is only one process.
+    They keep their types. The result is empty if there is only one process.
     """
     buffers = float_buffers(model)
     if get_world_size() == 1 or not buffers:
         return {}
-    flat = torch.cat([buffer.detach().flatten().float() for buffer in buffers.values()])
+    # one exchange for all, in the widest of their types
+    flat = torch.cat([buffer.detach().flatten() for buffer in buffers.values()])
     rows = torch.stack([row.cpu() for row in all_gather(flat)])
     parts = rows.split([buffer.numel() for buffer in buffers.values()], dim=1)
     return {
-        name: part.reshape(-1, *buffer.shape).clone()
+        name: part.reshape(-1, *buffer.shape).to(buffer.dtype, copy=True)
         for (name, buffer), part in zip(buffers.items(), parts, strict=True)
     }

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from dblrgan_mm import __version__, files
-from dblrgan_mm.errors import UserError
+from dblrgan_mm.errors import UnsafeCheckpointError, UserError
 from dblrgan_mm.inference.architectures import (
     ARCHITECTURES,
     MARKERS,
@@ -167,14 +167,15 @@ def read_content(path: Path) -> dict:
     """Read a file written by ``torch.save`` without executing anything in it.
 
     Raises:
-        UserError: the file is missing, damaged, or not a checkpoint, or would run code. The
-            message says which.
+        UserError: the file is missing, damaged, or not a checkpoint. The message says which.
+        UnsafeCheckpointError: the file would run code.
     """
     if not os.path.isfile(path):
+        here = '' if path.is_absolute() else f' in {Path.cwd()}'
         raise UserError(
             f'{path} is a folder; give the path of the checkpoint file'
             if os.path.isdir(path)
-            else f'no checkpoint {path}; check the path'
+            else f'no checkpoint {path}{here}; check the path'
         )
     try:
         tag = _TAG.search(path.stem)
@@ -189,7 +190,7 @@ def read_content(path: Path) -> dict:
     except pickle.UnpicklingError as error:
         names = re.findall(r'GLOBAL (\w+(?:\.\w+)+)', str(error))
         if names or 'unrecognized function' in str(error):
-            raise UserError(
+            raise UnsafeCheckpointError(
                 f'{path}: refused because it would run code'
                 + (f' ({names[0]})' if names else '')
                 + '; nothing in it was executed. A checkpoint may contain only weights and plain '

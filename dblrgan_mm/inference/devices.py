@@ -71,7 +71,7 @@ def _seconds(dtype: torch.dtype) -> float:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error of torch, onnxruntime or Python means that memory ran out."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)
     return "can't allocate memory" in text or 'Failed to allocate memory' in text

@@ -72,7 +72,7 @@ def restore_clip(
     """Restore a video, a folder of images or an image.
 
     Finished frames are kept in '<target>.part' next to the target. The target gets its name only
-    when it is complete.
+    when it is complete. If the target is a link to a file, that file is written.
 
     Args:
         source: any video that FFmpeg can read, a folder of images, or an image.
@@ -119,13 +119,14 @@ def restore_clip(
         encoding = choose_encoding(target, shown, options.codec, options.crf)
         settings |= dict(codec=encoding.codec, pixels=encoding.pixels, options=encoding.options)
 
-    part = target.with_name(target.name + '.part')
+    place = files.behind_link(target)
+    part = place.with_name(place.name + '.part')
     with (
         files.report_write_errors(
             target,
             'Finished frames are kept; make room, then run the same command with --resume',
         ),
-        files.sole_writer(part),
+        files.sole_writer(part, temporary=True),
     ):
         check_target(source, target, overwrite)  # again, now that other processes are locked out
         _prepare(part, settings, overwrite, resume)
@@ -154,9 +155,6 @@ def restore_clip(
             if left_out:
                 logger.warning('%s: not copied: %s', source, '; '.join(left_out))
         _empty(part)
-    with contextlib.suppress(OSError):  # another process may have just started there
-        (part / '.lock').unlink()
-        part.rmdir()
     return done, clip.faults
 
 
@@ -187,8 +185,9 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
         raise UserError(f'{target}: already exists; use --overwrite to replace it')
     if target.is_dir() and any(p.suffix.lower() not in IMAGE_SUFFIXES for p in target.iterdir()):
         raise UserError(f'{target}: contains files other than images; choose another output')
-    if not target.parent.is_dir():
-        raise UserError(f'{target}: the folder {target.parent} does not exist; create it first')
+    folder = files.behind_link(target).parent
+    if not folder.is_dir():
+        raise UserError(f'{target}: the folder {folder} does not exist; create it first')
 
 
 def _warn(source: Path, clip: Any) -> None:

@@ -1,8 +1,10 @@
 """DBLRGAN: DBLRNet trained against the discriminator of frame sequences."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from mmagic.models.base_models import BaseEditModel
-from mmagic.models.utils import set_requires_grad
 from mmagic.registry import MODELS
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
@@ -155,15 +157,12 @@ class DBLRGAN(BaseEditModel):
         losses = dict(loss_pix=self.pixel_loss(restored, self.centre_frame(sharp)))
         if adversarial:
             judge = _unwrap(self.discriminator)
-            modes = {module: module.training for module in judge.modules()}
-            judge.eval()  # use running statistics
-            if isinstance(judge, FrameSequenceDiscriminator):
-                # clips in parts avoid the backward pass through the sharp frames
-                logits = judge(self._judged_parts(restored, sharp)[0])
-            else:
-                logits = judge(self.judged_clips(restored, sharp)[0])
-            for module, mode in modes.items():
-                module.training = mode
+            with _evaluating(judge):  # use running statistics
+                if isinstance(judge, FrameSequenceDiscriminator):
+                    # clips in parts avoid the backward pass through the sharp frames
+                    logits = judge(self._judged_parts(restored, sharp)[0])
+                else:
+                    logits = judge(self.judged_clips(restored, sharp)[0])
             losses['loss_gan'] = self.gan_loss(logits, target_is_real=True, is_disc=False)
         return losses
 
@@ -205,9 +204,8 @@ class DBLRGAN(BaseEditModel):
         with optim_g.optim_context(self.generator), torch.set_grad_enabled(run_generator):
             restored = self.generator(blurry)
             if run_generator:
-                set_requires_grad(self.discriminator, False)
-                losses = self.generator_losses(restored, sharp, adversarial)
-                set_requires_grad(self.discriminator, True)
+                with _frozen(self.discriminator):
+                    losses = self.generator_losses(restored, sharp, adversarial)
         if run_generator:
             loss, logged = self.parse_losses(losses)
             optim_g.update_params(loss)
@@ -230,6 +228,31 @@ class DBLRGAN(BaseEditModel):
 
 def _read_step_again(model: DBLRGAN, incompatible_keys: object) -> None:
     model._step = None
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Set a network to evaluation, and each part back to its mode on leaving."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+@contextlib.contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Compute no gradients of the weights; on leaving, those that had gradients have them again."""
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
 
 
 def _unwrap(module: nn.Module) -> nn.Module:

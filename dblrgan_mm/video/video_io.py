@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from dblrgan_mm import files
-from dblrgan_mm.clips.frames import IMAGE_SUFFIXES, frame_paths, read_frame
+from dblrgan_mm.clips.frames import IMAGE_SUFFIXES, encode_image, frame_paths, read_frame
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.video.decoding import (
     EXACT,
@@ -454,8 +454,7 @@ class VideoParts:
 def encoded_image(image: np.ndarray, suffix: str) -> bytes:
     """Encode an RGB image as the content of a .png or .jpg file."""
     quality = [] if suffix == '.png' else [cv2.IMWRITE_JPEG_QUALITY, 97]
-    _, encoded = cv2.imencode(suffix, image[..., ::-1], quality)
-    return encoded.tobytes()
+    return encode_image(image[..., ::-1], suffix, quality)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

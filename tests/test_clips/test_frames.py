@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dblrgan_mm.clips.frames import IMAGE_SUFFIXES, read_frame
+from dblrgan_mm.clips.frames import IMAGE_SUFFIXES, encode_image, read_frame
+from dblrgan_mm.errors import UserError
 
 
 @pytest.fixture
@@ -98,3 +99,8 @@ class TestErrors:
 
     def test_folder(self, tmp_path):
         assert self.message(tmp_path) == f'{tmp_path} cannot be read (Is a directory)'
+
+
+def test_image_that_cannot_be_encoded():
+    with pytest.raises(UserError, match=r'^an image of 65501x1 pixels cannot be stored as \.jpg;'):
+        encode_image(np.zeros((1, 65501, 3), np.uint8), '.jpg')

@@ -3,6 +3,7 @@ import pytest
 
 from dblrgan_mm.clips.motion_blur import decode_light
 from dblrgan_mm.datasets import CameraNoise, RandomClipCompression
+from dblrgan_mm.errors import LaunchError
 
 
 def seeded(transform, frames: list[np.ndarray], seed: int = 0) -> list[np.ndarray]:
@@ -58,7 +59,7 @@ class TestRandomClipCompression:
             assert abs(frame.astype(float).mean((0, 1)) - frames[i].mean((0, 1))).max() < 1
 
     def test_odd_sides(self, frames):
-        with pytest.raises(ValueError, match='even width and height, but the frames have 253x144'):
+        with pytest.raises(LaunchError, match='even width and height, but the frames have 253x144'):
             seeded(RandomClipCompression(prob=1), [frame[:, :-1] for frame in frames])
 
 
@@ -80,7 +81,7 @@ class TestBoth:
         np.testing.assert_array_equal(results['gt'], frames)
 
     def test_no_sharp_frames(self, kind, frames):
-        with pytest.raises(ValueError, match='this window has no sharp frames'):
+        with pytest.raises(LaunchError, match='this window has no sharp frames'):
             kind()(dict(img=frames))
 
     def test_share_outside(self, kind):

@@ -91,6 +91,24 @@ class TestSeededDataset:
         found = self.batches(dataset, 4, 3, workers)
         assert all(torch.equal(a, b) for a, b in zip(found, expected[2:], strict=True))
 
+    def test_a_data_set_that_loads_whole_batches_is_seeded_too(self):
+        """torch prefers its ``__getitems__``, which would get indices without their places."""
+
+        class Draws(torch.utils.data.Dataset):
+            def __getitem__(self, index: int) -> float:
+                return np.random.rand()  # noqa: NPY002
+
+            def __len__(self) -> int:
+                return 6
+
+        dataset = SeededDataset(torch.utils.data.Subset(Draws(), range(4)))
+
+        def draw() -> torch.Tensor:
+            sampler = ResumableSampler(dataset, seed=0)
+            return next(iter(DataLoader(dataset, 4, sampler=sampler)))
+
+        assert torch.equal(draw(), draw())
+
     def test_a_sample_is_augmented_anew_each_time(self, dataset):
         one, two = (dataset[Place(0, 0, place)]['inputs'] for place in (1, 2))
         assert not torch.equal(one, two)

@@ -5,6 +5,7 @@ from PIL import Image
 
 from dblrgan_mm.clips import clip_store
 from dblrgan_mm.datasets import ClipRandomCrop, LoadClipFrames
+from dblrgan_mm.errors import LaunchError
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ class TestClipStore:
                 assert stored[key] == read[key]
 
     def test_other_color_types_are_refused(self, clip):
-        with pytest.raises(ValueError, match="color_type must be 'color', not 'grayscale'"):
+        with pytest.raises(LaunchError, match="color_type must be 'color', not 'grayscale'"):
             load([clip.blurry[0]], channel_order='rgb', color_type='grayscale')
 
     @pytest.mark.parametrize('order', ['rgb', 'bgr'])
@@ -175,7 +176,7 @@ class TestClipRandomCrop:
         np.testing.assert_array_equal(sharp, results['img'][1])
 
     def test_larger_than_the_frame(self, frames):
-        with pytest.raises(ValueError, match='larger') as caught:
+        with pytest.raises(LaunchError, match='larger') as caught:
             self.crop(frames, 145)
         assert str(caught.value) == (
             'the crop of 145x145 pixels is larger than the frames of 254x144: set gt_patch_size to '

@@ -594,6 +594,15 @@ class TestUnreadable:
         with pytest.raises(DatasetError, match='cannot be decoded'):
             dataset[0]
 
+    def test_a_setting_that_does_not_fit_is_no_fault_of_the_data(self, real_copy):
+        pipeline = [*self.PIPELINE[:2], dict(type='ClipRandomCrop', gt_patch_size=1000)]
+        dataset = VideoClipDataset(
+            data_root=str(real_copy), split='train', pipeline=pipeline, unreadable='skip'
+        )
+        with pytest.raises(DatasetError, match=r'clip gopro_walk_a, .* set gt_patch_size to at'):
+            dataset[0]
+        assert dataset._skipped == []
+
     def test_arguments(self, real_copy):
         with pytest.raises(ValueError, match="unreadable must be 'stop' or 'skip', got 'ignore'"):
             self.dataset(real_copy, unreadable='ignore')

@@ -161,6 +161,8 @@ class TestWholeFiles:
 class TestContent:
     """Plain values only: any torch loads them with ``weights_only=True`` and no allow-list."""
 
+    RUNNER = SimpleNamespace(cfg={}, max_iters=10, _resume=True)
+
     def checkpoint(self, **content) -> dict:
         hub = dict(log_scalars={}, runtime_info={}, resumed_keys={})
         return dict(meta={}, state_dict={}, message_hub=hub, param_schedulers=[], **content)
@@ -168,7 +170,7 @@ class TestContent:
     def stored(self, checkpoint: dict, path: Path, hook: WholeCheckpointHook | None = None) -> dict:
         """Write a checkpoint, check the types in the file and return its loaded content."""
         hook = hook or WholeCheckpointHook()
-        hook.before_save_checkpoint(None, checkpoint)
+        hook.before_save_checkpoint(self.RUNNER, checkpoint)
         torch.save(checkpoint, path)
         with zipfile.ZipFile(path) as archive:
             (name,) = (name for name in archive.namelist() if name.endswith('data.pkl'))
@@ -208,7 +210,7 @@ class TestContent:
         checkpoint['message_hub']['runtime_info']['best_score'] = np.float64(26.5)
         stored = self.stored(checkpoint, tmp_path / 'a.pth')
         assert stored['message_hub']['runtime_info']['best_score'] == 26.5
-        WholeCheckpointHook().after_load_checkpoint(SimpleNamespace(_resume=True), stored)
+        WholeCheckpointHook().after_load_checkpoint(self.RUNNER, stored)
         found = stored['message_hub']['log_scalars']['train/loss']
         assert found.mean(100) == history.mean(100)
         assert len(found.data[0]) == 1000
@@ -220,7 +222,7 @@ class TestContent:
         checkpoint['state_dict']['norm.mean'] = torch.tensor([1.0])
         stored = self.stored(checkpoint, tmp_path / 'a.pth', hook)
         assert stored['state_dict']['norm.mean'] == 2, 'the mean, as it is validated'
-        runner = SimpleNamespace(_resume=True)
+        runner = deepcopy(self.RUNNER)
         cases = [(0, 2, True, 1), (1, 2, True, 3), (1, 3, True, 2), (1, 2, False, 2)]
         for rank, world_size, resume, expected in cases:
             monkeypatch.setattr(module, 'get_rank', lambda rank=rank: rank)

@@ -15,6 +15,7 @@ from dblrgan_mm.inference import Deblurrer, devices
 from dblrgan_mm.inference import deblurrer as module
 from dblrgan_mm.inference.checkpoint import Generator, load_generator
 from dblrgan_mm.inference.deblurrer import DEFAULT, released
+from dblrgan_mm.inference.devices import is_out_of_memory
 from dblrgan_mm.inference.networks.int8 import has_int8
 from dblrgan_mm.inference.networks.strip_network import StripDBLRNet
 
@@ -223,10 +224,15 @@ class TestTiles:
         with pytest.raises(UserError, match='at least 1 row, got 0'):
             Deblurrer(Recording(5), tile=0)
 
+    def test_no_memory_before_torch_2_5(self, monkeypatch):
+        monkeypatch.delattr(torch, 'OutOfMemoryError', raising=False)
+        assert is_out_of_memory(MemoryError())
+        assert not is_out_of_memory(RuntimeError('another error'))
+
     @pytest.mark.parametrize(
         'error',
         [
-            torch.OutOfMemoryError('CUDA out of memory'),
+            torch.cuda.OutOfMemoryError('CUDA out of memory'),
             RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
             MemoryError(),
         ],
@@ -256,9 +262,9 @@ class TestTiles:
     def test_out_of_memory_with_one_row_is_told(self, clip):
         class Hopeless(Recording):
             def __call__(self, windows, tile):
-                raise torch.OutOfMemoryError('CUDA out of memory')
+                raise torch.cuda.OutOfMemoryError('CUDA out of memory')
 
-        with pytest.raises(torch.OutOfMemoryError):
+        with pytest.raises(torch.cuda.OutOfMemoryError):
             list(Deblurrer(Hopeless(5), tile=4)(clip))
 
     def test_other_errors_are_not_taken_for_it(self, clip):

@@ -78,9 +78,9 @@ def test_deblurrer_runs_it(exported, sample_root):
 
 
 def test_package_weights_keep_their_description(tmp_path, call_tool):
-    from dblrgan_mm.inference.deblurrer import DEFAULT, released
+    from dblrgan_mm.inference.deblurrer import DEFAULT
 
-    result = call_tool('export_onnx', released()[DEFAULT], tmp_path / 'net.onnx')
+    result = call_tool('export_onnx', DEFAULT, tmp_path / 'net.onnx')
     assert result.code == 0, result.err
     meta = OnnxDBLRNet(tmp_path / 'net.onnx', CPU).meta
     assert 'DAVIS' in meta['training_data']

@@ -1,5 +1,6 @@
 """Restoring clips from file to file, with a network that returns the centre frame."""
 
+import contextlib
 import errno
 import itertools
 import shutil
@@ -11,6 +12,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from dblrgan_mm import files
 from dblrgan_mm.errors import UserError
@@ -895,6 +897,28 @@ class TestRefused:
             pytest.raises(UserError, match='another process is writing to'),
         ):
             restore_clip(source, tmp_path / 'out.mp4', copier())
+
+    def test_another_that_starts_at_the_end(self, tmp_path, source, monkeypatch):
+        """It gets the folder as soon as the lock is released, and keeps the lock."""
+        part, release = tmp_path / 'out.mp4.part', FileLock.release
+        with contextlib.ExitStack() as stack:
+
+            def released(lock, *arguments, **keywords) -> None:
+                release(lock, *arguments, **keywords)
+                monkeypatch.undo()
+                stack.enter_context(sole_writer(part))
+
+            monkeypatch.setattr(FileLock, 'release', released)
+            restore_clip(source, tmp_path / 'out.mp4', copier())
+            with pytest.raises(UserError, match='another process'), sole_writer(part):
+                pass
+
+    def test_link_to_a_file(self, tmp_path, source):
+        (tmp_path / 'far').mkdir()
+        (tmp_path / 'link.mp4').symlink_to(tmp_path / 'far' / 'out.mp4')
+        restore_clip(source, tmp_path / 'link.mp4', copier())
+        assert (tmp_path / 'link.mp4').is_symlink()
+        assert [path.name for path in (tmp_path / 'far').iterdir()] == ['out.mp4']
 
     @pytest.mark.parametrize('name', ['out.mp4', 'out'])
     def test_full_disk(self, tmp_path, source, monkeypatch, name):

@@ -56,9 +56,12 @@ def test_an_average_that_was_moved(update_buffers):
     average = ForeachExponentialMovingAverage(net, momentum=0.1, update_buffers=update_buffers)
     net.double(), average.double()
     before = average.module[1].running_mean
-    for _ in range(2):
+    for i in range(2):
         net.train()(torch.rand(2, 3, 8, 8, dtype=torch.float64))
         average.update_parameters(net)
+        if i == 0:  # the first update is a copy
+            for name, value in net.state_dict().items():
+                assert torch.equal(average.module.state_dict()[name], value), name
     after = average.module[1].running_mean
     assert after.dtype == torch.float64
     assert not torch.equal(after, torch.zeros_like(before))

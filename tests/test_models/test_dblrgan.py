@@ -109,6 +109,30 @@ class TestJudgedClips:
             build().judged_clips(real_clip['blurry'][None, 2], real_clip['sharp'][None, 2])
 
 
+class TestTheDiscriminatorIsLeftAsItWas:
+    """A step of the generator judges with a discriminator that it sets to evaluation."""
+
+    def test_what_the_user_froze_stays_frozen(self, batch):
+        model = build()
+        first, *others = model.discriminator.parameters()
+        first.requires_grad_(False)
+        step(model, optimisers(model), batch)
+        assert not first.requires_grad
+        assert all(p.requires_grad for p in others)
+
+    def test_after_an_error(self, batch, monkeypatch):
+        model = build()
+
+        def fail(*arguments, **keywords):
+            raise RuntimeError('out of memory')
+
+        monkeypatch.setattr(model.discriminator, 'forward', fail)
+        with pytest.raises(RuntimeError, match='out of memory'):
+            step(model, optimisers(model), batch)
+        assert all(p.requires_grad for p in model.discriminator.parameters())
+        assert all(module.training for module in model.discriminator.modules())
+
+
 class TestTrainStep:
     def test_both_learn_and_the_log_says_what(self, batch):
         model = build()

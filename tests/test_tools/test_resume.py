@@ -3,6 +3,7 @@
 import errno
 import importlib.util
 import itertools
+import math
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
@@ -33,7 +35,6 @@ TINY = [
     'default_hooks.checkpoint.interval=2',
     'default_hooks.checkpoint.max_keep_ckpts=10',
     *(f'{part}_dataloader.num_workers=0' for part in ('train', 'val')),
-    *(f'{part}_dataloader.persistent_workers=False' for part in ('train', 'val')),
 ]
 LENGTH = 12
 
@@ -167,13 +168,54 @@ class TestExactResume:
 
 
 @pytest.mark.slow
+class TestChangedSettings:
+    """A resume with other settings than those of the checkpoint."""
+
+    def test_longer_than_planned(self, train):
+        """The schedules do not end where the shorter run would have ended."""
+        schedule = f'param_scheduler.T_max={LENGTH}'
+        whole, _ = train('whole', schedule)
+        parts, _ = train('parts', schedule, length=LENGTH // 2)
+        _, done = train('parts', schedule, arguments=('--resume',))
+        assert 'used from iteration 7 on' in done.out
+        assert 'there: train_cfg.max_iters: 12 (was 6)\n' in done.out
+        assert differences(whole, parts) == []
+
+    def test_another_rate_and_schedule(self, train):
+        train('parts', 'param_scheduler.T_max=6', length=6)
+        new = ('param_scheduler.T_max=24', 'optim_wrapper.generator.optimizer.lr=2e-3',
+               'optim_wrapper.generator.optimizer.weight_decay=0.5')  # fmt: skip
+        parts, done = train('parts', *new, arguments=('--resume',))
+        for change in ('T_max: 24 (was 6)', 'generator.optimizer.lr: 0.002 (was 0.001)',
+                       'generator.optimizer.weight_decay: 0.5 (was None)'):  # fmt: skip
+            assert change in done.out
+        optimisers = read_content(parts / 'iter_12.pth')['optimizer']
+        (group,) = optimisers['generator']['param_groups']
+        fallen = (1 + math.cos(11 / 24 * math.pi)) / 2  # the default end is max_iters
+        assert group['lr'] == pytest.approx(1e-5 + fallen * (2e-3 - 1e-5))
+        assert group['weight_decay'] == 0.5
+        (group,) = optimisers['discriminator']['param_groups']
+        assert group['weight_decay'] == 0
+
+    def test_checkpoint_that_does_not_say(self, train):
+        """It was written before checkpoints had the settings, or without this hook."""
+        parts, _ = train('parts', length=2)
+        content = torch.load(parts / 'iter_2.pth', weights_only=True)
+        del content['meta']['optimisation']
+        torch.save(content, parts / 'iter_2.pth')
+        _, done = train('parts', arguments=('--resume',), length=4)
+        assert done.code == 0
+        assert 'its optimiser settings and schedules are used, even where the config' in done.out
+
+
+@pytest.mark.slow
 class TestFaults:
     def test_a_second_run_in_a_work_dir(self, train, tmp_path):
         with files.sole_writer(tmp_path / 'run'):
             folder, done = train('run')
         assert done.code == 1
         assert f'error: another process is writing to {folder}: wait for it' in done.err
-        assert list(folder.glob('*.pth')) == []
+        assert [path.name for path in folder.iterdir()] == ['.lock'], 'nothing is overwritten'
 
     def test_accumulation_that_does_not_fit(self, train):
         _, done = train('run', 'optim_wrapper.generator.accumulative_counts=5')

@@ -194,7 +194,6 @@ TINY = [
     'default_hooks.checkpoint.interval=2',
     # workers that end with their loader, instead of at exit, take five seconds each
     *(f'{part}_dataloader.num_workers=0' for part in ('train', 'val', 'test')),
-    *(f'{part}_dataloader.persistent_workers=False' for part in ('train', 'val', 'test')),
 ]
 
 

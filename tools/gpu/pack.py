@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dblrgan_mm import launch
+from dblrgan_mm.clips.frames import encode_image
 from dblrgan_mm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -198,7 +199,7 @@ def encoded(clip, which: slice, args: argparse.Namespace) -> Iterator[tuple[byte
                 size = (2 * round(width * args.rows / height / 2), args.rows)
                 frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
             quality = [cv2.IMWRITE_JPEG_QUALITY, args.quality]
-            files.append(cv2.imencode('.jpg', frame[..., ::-1], quality)[1].tobytes())
+            files.append(encode_image(frame[..., ::-1], '.jpg', quality))
         yield files[0], files[1]
 
 

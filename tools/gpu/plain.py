@@ -61,7 +61,7 @@ def train(args: argparse.Namespace) -> None:
             loss = (difference.square() + 1e-6).sqrt().mean()
             optimiser.zero_grad()
             loss.backward()
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             if batch == 1:
                 raise
             optimiser.zero_grad()
