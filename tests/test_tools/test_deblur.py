@@ -264,6 +264,7 @@ def test_a_stopped_run_goes_on(call_tool, folder, tmp_path, monkeypatch):
     assert not (tmp_path / 'out.part').exists()
 
 
+@pytest.mark.slow
 def test_help_answers_at_once_and_mmagic_is_not_imported(repo, folder, tmp_path):
     begin = time.perf_counter()
     subprocess.run(
