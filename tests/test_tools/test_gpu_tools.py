@@ -361,7 +361,7 @@ def test_the_plain_loop(config, network, sample_store, tmp_path):
 
 class TestConfigs:
     TINY = [
-        'model.generator.channels=[4,8]', 'model.generator.num_blocks=[0,1]',
+        'model.generator.channels=[4,8]', 'model.generator.num_blocks=[0,1,0]',
         'train_dataloader.batch_size=2', 'train_dataloader.dataset.crop_size=48',
         'val_dataloader.dataset.indices=2', 'default_hooks.checkpoint.max_keep_ckpts=9',
         *(f'{part}_dataloader.{key}' for part in ('train', 'val')
