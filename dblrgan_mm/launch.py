@@ -237,8 +237,10 @@ def use_dataset(cfg: Any, name: str) -> None:
     for part in ('train', 'val', 'test'):
         loader = source.get(f'{part}_dataloader')
         if loader is not None:
-            places = {key: loader.dataset.get(key) for key in _PLACE}
-            _update_datasets(cfg.get(f'{part}_dataloader'), **places)
+            place = {key: loader.dataset.get(key) for key in _PLACE}
+            _update_datasets(cfg.get(f'{part}_dataloader'), **place)
+            if part == 'train':
+                _update_datasets(cfg.get('model'), **place)  # clips kept on the device
     if source.get('train_dataloader') is None:  # for tests only
         for key in _TRAINING:
             cfg[key] = None
@@ -341,11 +343,11 @@ def find_checkpoint(name: str) -> str:
     if name.startswith(('http://', 'https://')):
         raise LaunchError(f'{name} is a URL: download the checkpoint and give the path of the file')
     from dblrgan_mm.inference.checkpoint import read_content
-    from dblrgan_mm.inference.deblurrer import released
+    from dblrgan_mm.inference.deblurrer import find_weights
 
-    path = str(released().get(name, name))
-    read_content(Path(path))
-    return path
+    path = find_weights(name)
+    read_content(path)
+    return str(path)
 
 
 def newest_checkpoint(work_dir: str) -> str | None:

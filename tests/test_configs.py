@@ -99,6 +99,13 @@ def test_for_tests_only_or_complete(data):
     assert scored == ['PSNR', 'SSIM', 'PSNR', 'SSIM'], 'of the restored, then of the blurry frames'
 
 
+def test_clips_on_the_device_are_of_the_data_set():
+    cfg = load('gpu/dblrnet_ms', 'reds')
+    place = {'layout': 'reds', 'data_root': 'data/REDS', 'split': 'train'}
+    for part in (cfg.model.data_preprocessor, cfg.train_dataloader.dataset):
+        assert {key: part[key] for key in place} == place
+
+
 def test_each_layout_is_a_data_set():
     assert {'sample', 'own'} | (LAYOUTS.keys() - {'patterns'}) == set(launch.DATASETS)
 

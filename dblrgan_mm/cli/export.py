@@ -103,10 +103,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f'{target}: already exists; use --overwrite to replace it')
 
     from dblrgan_mm.inference.checkpoint import load_generator
-    from dblrgan_mm.inference.deblurrer import released
+    from dblrgan_mm.inference.deblurrer import find_weights
     from dblrgan_mm.inference.networks.onnx_network import OnnxDBLRNet, probe
 
-    generator = load_generator(released().get(args.checkpoint, args.checkpoint))
+    generator = load_generator(find_weights(args.checkpoint))
     place = files.behind_link(target)
     part = place.with_name(f'.{place.stem}.part.onnx')
     with files.report_write_errors(target, 'Make room and run the same command again'):

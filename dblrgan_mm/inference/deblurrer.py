@@ -143,7 +143,7 @@ class Deblurrer:
             deblurrer.meta = network.meta
             deblurrer.identity = sha256(Path(path))
             return deblurrer
-        path = released().get(str(path or DEFAULT)) or Path(path or DEFAULT)
+        path = find_weights(path or DEFAULT)
         kind = fastest_dtype(place) if dtype == 'auto' else _DTYPES[dtype]
         deblurrer = cls.from_generator(load_generator(path), place, kind, tile, compile)
         deblurrer.identity = f'{sha256(path)} {kind}'
@@ -357,3 +357,8 @@ def released() -> dict[str, Path]:
     """Return the paths of the weights that come with the package, by name."""
     files = sorted((Path(__file__).parent / 'weights').glob('*-????????.pth'))
     return {file.stem[:-9]: file for file in files}
+
+
+def find_weights(name: str | Path) -> Path:
+    """Return the path of a checkpoint, given as a path or as a name in :func:`released`."""
+    return released().get(str(name)) or Path(name)

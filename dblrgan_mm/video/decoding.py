@@ -177,8 +177,10 @@ class Video:
                 for frame in frames:
                     if frame.is_corrupt:
                         self.faults.append(f'{self.path}: frame {self.read} is damaged')
-                    if self.read == 0:  # FFV1 has it in the frame, and .mkv need not repeat it
-                        self.aspect = stream.sample_aspect_ratio or _pixel_aspect(frame)
+                    if self.read == 0:
+                        self.aspect = stream.sample_aspect_ratio
+                        if self.aspect is None and stream.codec_context.name == 'ffv1':
+                            self.aspect = _pixel_aspect(frame)
                     first, last = (first if self.read else frame.time), frame.time
                     self.read += 1
                     yield frame
@@ -214,7 +216,8 @@ def _duration(container: Any, stream: Any) -> float:
 def _pixel_aspect(frame: Any) -> Fraction | None:
     """Return the width of a pixel divided by its height; None if the frame does not state it.
 
-    PyAV frames do not have it as an attribute, but FFmpeg's filter ``showinfo`` logs it.
+    FFV1 stores it in the frames, and .mkv need not repeat it. PyAV frames do not have it as an
+    attribute, but FFmpeg's filter ``showinfo`` logs it.
     """
     import av
 

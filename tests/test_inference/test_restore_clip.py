@@ -182,7 +182,7 @@ class TestVideo:
             assert found[2:] == expected[2:]
             assert expected[3] == {'audio': 'fin', 'subtitle': 'deu'}[kind]
 
-    def test_what_the_container_cannot_hold_is_told(self, tmp_path, write_video, walk, caplog):
+    def test_what_the_container_cannot_hold_is_named(self, tmp_path, write_video, walk, caplog):
         source = write_video(tmp_path / 'in.mkv', walk, sound='aac', subtitles='subrip')
         restore_clip(source, tmp_path / 'out.mp4', copier())
         assert packets(tmp_path / 'out.mp4', 'audio')[0] == packets(source, 'audio')[0]
@@ -210,13 +210,13 @@ class TestVideo:
         assert f'not copied: {reason}\n' in caplog.text
         assert packets(tmp_path / 'out.mp4', 'audio')[0] == packets(first, 'audio')[0]
 
-    def test_sound_that_only_pyav_cannot_write_is_told(self, tmp_path, write_video, walk, caplog):
+    def test_sound_that_only_pyav_cannot_write_is_named(self, tmp_path, write_video, walk, caplog):
         source = write_video(tmp_path / 'in.mov', walk, sound='pcm_mulaw')
         restore_clip(source, tmp_path / 'out.mkv', copier())
         reason = 'audio stream 1 (pcm_mulaw), which PyAV cannot write to .mkv'
         assert f'not copied: {reason}\n' in caplog.text
 
-    def test_sound_that_cannot_be_read_to_its_end_is_told(
+    def test_sound_that_cannot_be_read_to_its_end_is_named(
         self, tmp_path, write_video, walk, caplog, monkeypatch
     ):
         source = write_video(tmp_path / 'in.mkv', walk, sound='libopus')
@@ -371,7 +371,7 @@ class TestVideo:
         with av.open(str(tmp_path / name)) as container:
             assert container.streams.video[0].codec_context.codec_tag == 'hvc1'
 
-    def test_spherical_projection_is_told(self, tmp_path, write_video, walk, caplog):
+    def test_spherical_projection_is_named(self, tmp_path, write_video, walk, caplog):
         source = write_video(tmp_path / 'in.mp4', walk)
         projection = box(b'proj', box(b'prhd', bytes(16)) + box(b'equi', bytes(20)))
         spherical = box(b'sv3d', box(b'svhd', bytes(4) + b'x\0') + projection)
@@ -432,7 +432,7 @@ class TestVideo:
         assert restore_clip(source, tmp_path / 'out.mp4', copier()) == (length, [])
         assert len(decoded(tmp_path / 'out.mp4')[0]) == length
 
-    def test_transparency_is_told(self, tmp_path, write_video, walk, caplog):
+    def test_transparency_is_named(self, tmp_path, write_video, walk, caplog):
         source = write_video(
             tmp_path / 'in.mkv', walk, codec='ffv1', pixels='bgra', options={'level': '3'}
         )
@@ -635,7 +635,7 @@ class TestImages:
         image = cv2.imread(str(tmp_path / f'out{suffix}'))[..., ::-1]
         assert psnr(image, walk[0]) > (90 if suffix == '.png' else 34)
 
-    def test_transparency_is_told(self, tmp_path, walk, caplog):
+    def test_transparency_is_named(self, tmp_path, walk, caplog):
         image = np.dstack([walk[0], walk[0][..., 0]])
         cv2.imwrite(str(tmp_path / 'in.png'), image)
         restore_clip(tmp_path / 'in.png', tmp_path / 'out.png', copier())

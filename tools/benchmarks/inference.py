@@ -20,7 +20,7 @@ from dblrgan_mm.comparison.restoring import Method, build
 from dblrgan_mm.errors import LaunchError, UserError
 from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference.checkpoint import load_generator
-from dblrgan_mm.inference.deblurrer import released
+from dblrgan_mm.inference.deblurrer import find_weights
 from dblrgan_mm.inference.devices import find_device, keep_freed_memory
 
 PLAIN = 'plain loop, float32'
@@ -175,7 +175,7 @@ def enlarged(clip: list, size: tuple[int, int]) -> list:
 def measure_inference(args: argparse.Namespace) -> dict:
     """Measure the speed, memory and accuracy of each way of restoring, and the machine's limits."""
     device = find_device(args.device)
-    checkpoint = str(released().get(args.checkpoint, args.checkpoint))
+    checkpoint = str(find_weights(args.checkpoint))
     network = plain_network(checkpoint)
     clip = read_clip(args.blurry)
     sharp = read_clip(args.sharp) if args.sharp else None

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference.networks.layers import Conv, over_time
 from dblrgan_mm.inference.networks.strip_network import State, Strip, StripNetwork
-from dblrgan_mm.nn.multiscale_dblrnet import INPUT_SCALE, MEAN, OUTPUT_SCALE
+from dblrgan_mm.nn.multiscale_dblrnet import INPUT_SCALE, MEAN, OUTPUT_SCALE, MultiScaleDBLRNet
 
 
 class StripMultiScaleDBLRNet(StripNetwork):
@@ -88,16 +88,7 @@ class StripMultiScaleDBLRNet(StripNetwork):
         self.multiple = 2**coarsest
         self.row_step = 6 * self.multiple  # so that the coarsest layers have enough rows
 
-    @property
-    def halo(self) -> int:
-        """The same as ``MultiScaleDBLRNet.halo``."""
-        reach = 1
-        for decoder in self.decoders:
-            reach = -(-(reach + 2 * len(decoder)) // 2)
-        reach += 2 * len(self.body)
-        for encoder in reversed(self.encoders):
-            reach = 2 * reach + 2 * len(encoder)
-        return -(-(reach + 1) // self.multiple) * self.multiple
+    halo = MultiScaleDBLRNet.halo  # reads attributes that both networks have
 
     @property
     def bytes_a_pixel(self) -> int:
