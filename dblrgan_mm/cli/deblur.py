@@ -83,12 +83,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def plan(args: argparse.Namespace) -> tuple[list[tuple[Path, Path]], bool]:
     """Return pairs of input and output, and whether the outputs are inside ``args.output``."""
-    from dblrgan_mm.video.video_io import CONTAINERS, is_video_name
+    from dblrgan_mm.inference.restore_clip import is_media_name
+    from dblrgan_mm.video.writing import CONTAINERS
 
     sources = [source for given in args.inputs for source in expand(given)]
     if len(sources) == 1 and sources == args.inputs:
         return [(sources[0], args.output)], False
-    if args.output.suffix.lower() in (*CONTAINERS, *IMAGE_SUFFIXES) or args.output.is_file():
+    if is_media_name(args.output) or args.output.is_file():
         raise UserError(f'{args.output}: {len(sources)} inputs need a folder as output; choose one')
     if not args.output.parent.is_dir():
         raise UserError(
@@ -97,11 +98,11 @@ def plan(args: argparse.Namespace) -> tuple[list[tuple[Path, Path]], bool]:
     jobs: dict[Path, Path] = {}
     for source in sources:
         target = args.output / source.name
-        if is_video_name(source):
+        if source.suffix.lower() in IMAGE_SUFFIXES and source.is_file():
+            target = target.with_suffix('.png')
+        elif source.is_file():
             suffix = '.mkv' if args.codec == 'ffv1' else source.suffix.lower()
             target = target.with_suffix(suffix if suffix in CONTAINERS else '.mp4')
-        elif source.is_file():
-            target = target.with_suffix('.png')
         if target.resolve() == source.resolve():
             raise UserError(f'{target}: is the input; choose another output')
         if target in jobs:
@@ -203,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')  # its warnings would precede our messages
     logging.basicConfig(format='%(message)s', level=logging.WARNING)
     logging.getLogger('dblrgan_mm').setLevel(logging.INFO)
-    from dblrgan_mm.inference.restore_clip import check_target
+    from dblrgan_mm.inference.restore_clip import begun_dtype, check_target
 
     rank, processes, local_rank = place_among_processes()
     jobs, several = plan(args)
@@ -218,6 +219,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         share = len(jobs[rank::processes])
         print(f'process {rank} of {processes}: {share} of {len(jobs)} inputs')
     jobs = jobs[rank::processes]
+    if args.resume and args.dtype == 'auto':  # which depends on a measurement of speed
+        begun = (begun_dtype(target) for _, target in jobs)
+        args.dtype = next((dtype for dtype in begun if dtype), 'auto')
     failed, deblurrer = [], None
     for source, target in jobs:
         if several and target.exists() and not args.overwrite:

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import logging
+import mimetypes
 import queue
 import shutil
 import threading
@@ -20,19 +21,9 @@ from dblrgan_mm import files
 from dblrgan_mm.clips.frames import IMAGE_SUFFIXES
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference.deblurrer import Deblurrer
-from dblrgan_mm.video.video_io import (
-    CONTAINERS,
-    ClipFrame,
-    ImageClip,
-    ImageParts,
-    VideoClip,
-    VideoParts,
-    choose_encoding,
-    doubled,
-    is_video_name,
-    open_clip,
-    read_settings,
-)
+from dblrgan_mm.video.decoding import is_video_name
+from dblrgan_mm.video.reading import ClipFrame, ImageClip, VideoClip, open_clip
+from dblrgan_mm.video.writing import CONTAINERS, ImageParts, VideoParts, choose_encoding
 
 logger = logging.getLogger('dblrgan_mm')
 
@@ -103,7 +94,7 @@ def restore_clip(
             'too large'
         )
 
-    shown = doubled(given) if options.side_by_side else given
+    shown = replace(given, width=2 * given.width) if options.side_by_side else given
     settings = dict(
         source=[str(source.resolve()), source.stat().st_size, source.stat().st_mtime_ns],
         images=clip.identity() if isinstance(clip, ImageClip) else None,
@@ -130,7 +121,7 @@ def restore_clip(
     ):
         check_target(source, target, overwrite)  # again, now that other processes are locked out
         _prepare(part, settings, overwrite, resume)
-        parts = ImageParts(part) if encoding is None else VideoParts(part, shown, encoding)
+        parts = ImageParts(part, shown) if encoding is None else VideoParts(part, shown, encoding)
         done = parts.finished()
         total = None
         if clip.frames:
@@ -144,16 +135,14 @@ def restore_clip(
                 done += count
         if done == 0:
             raise UserError(f'{source}: has no frame at or after --start {options.start}')
+        video = source if isinstance(clip, VideoClip) else None
         if encoding is None:
-            parts.finish(target)
+            left_out = parts.finish(target, video)
         else:
             cut = options.start > 0 or options.end is not None
-            video = isinstance(clip, VideoClip)
-            left_out = parts.finish(
-                target, source if video else None, cut, clip.last_duration if video else None
-            )
-            if left_out:
-                logger.warning('%s: not copied: %s', source, '; '.join(left_out))
+            left_out = parts.finish(target, video, cut, clip.last_duration if video else None)
+        if left_out:
+            logger.warning('%s: not copied: %s', source, '; '.join(left_out))
         _empty(part)
     return done, clip.faults
 
@@ -162,11 +151,11 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
     """Raise UserError unless ``target`` can be written, so that long runs fail early."""
     suffix = target.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
-        if source.is_dir() or is_video_name(source):
+        if source.is_dir() or source.suffix.lower() not in IMAGE_SUFFIXES:
             raise UserError(f'{target}: a clip cannot be written to one image; choose a folder')
         if suffix not in ('.png', '.jpg', '.jpeg'):
             raise UserError(f'{target}: images can only be written as .png or .jpg')
-    elif suffix not in CONTAINERS and (is_video_name(target) or target.is_file()):
+    elif suffix not in CONTAINERS and (target.is_file() or is_media_name(target)):
         raise UserError(
             f'{target}: videos can only be written as {", ".join(CONTAINERS)}; choose one of '
             'these, or a folder for images'
@@ -188,6 +177,12 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
     folder = files.behind_link(target).parent
     if not folder.is_dir():
         raise UserError(f'{target}: the folder {folder} does not exist; create it first')
+
+
+def is_media_name(path: Path) -> bool:
+    """Return whether a path is the name of a video, image or sound file rather than a folder."""
+    kind = (mimetypes.guess_type(path.name)[0] or '').split('/')[0]
+    return kind in ('video', 'image', 'audio') or is_video_name(path)
 
 
 def _warn(source: Path, clip: Any) -> None:
@@ -233,6 +228,24 @@ def _empty(part: Path) -> None:
             shutil.rmtree(path)
         elif path.name != '.lock':
             path.unlink()
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read the settings of the unfinished run in a folder; {} if there are none."""
+    try:
+        return json.loads((folder / 'settings.json').read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return {}
+
+
+def begun_dtype(target: Path) -> str | None:
+    """Return the dtype of the unfinished run for a target, e.g. 'bfloat16'; None if there is none.
+
+    It is part of ``Deblurrer.identity``.
+    """
+    place = files.behind_link(target)
+    network = read_settings(place.with_name(place.name + '.part')).get('network', '')
+    return network.partition(' torch.')[2] or None
 
 
 def restored_frames(

@@ -12,7 +12,11 @@ import numpy as np
 
 from dblrgan_mm.errors import UserError
 
-VIDEO_SUFFIXES = ('.mp4', '.mov', '.m4v', '.avi', '.mkv', '.webm', '.mts', '.m2ts', '.ts', '.mpg')
+VIDEO_SUFFIXES = (
+    '.3g2', '.3gp', '.asf', '.avi', '.divx', '.dv', '.f4v', '.flv', '.gif', '.m1v', '.m2t', '.m2ts',
+    '.m2v', '.m4v', '.mkv', '.mov', '.mp4', '.mp4v', '.mpe', '.mpeg', '.mpg', '.mpv', '.mts',
+    '.mxf', '.nut', '.ogm', '.ogv', '.qt', '.rm', '.rmvb', '.ts', '.vob', '.webm', '.wmv', '.y4m',
+)  # fmt: skip
 
 # Flags of FFmpeg's scaler: bicubic, chroma at full width, accurate rounding. Luma converted to RGB
 # and back has a PSNR of 78 dB with these flags, and 46 dB without.
@@ -20,6 +24,9 @@ EXACT = 4 | 8192 | 16384 | 262144
 
 # Seconds. If time stamps jump back by more than this, it is not jitter: two files were joined.
 RESTART = 0.5
+
+# FFmpeg's numbers of colour matrices, primaries and transfer functions
+BT709, UNKNOWN, BT601, BT2020 = 1, 2, 6, 9
 
 # FFmpeg renders text files as pictures ('tty') and follows lists of other files and URLs
 _NON_VIDEO_FORMATS = {'tty', 'concat', 'hls', 'dash', 'lavfi', 'image2', 'srt', 'ass', 'webvtt'}
@@ -37,6 +44,11 @@ LOST = {
     'DOVI_METADATA': 'Dolby Vision metadata',
     'DOVI_RPU_BUFFER': 'Dolby Vision metadata',
 }
+
+
+def is_video_name(path: Path) -> bool:
+    """Return whether a file name has the suffix of a video."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def open_container(path: Path) -> Any:
@@ -88,7 +100,8 @@ class Format:
         bits: bits per stored colour value, 8 to 16.
         chroma: chroma subsampling, '420', '422' or '444'; RGB counts as '444'.
         aspect: width of a pixel divided by its height.
-        tags: colorspace, color_range, color_primaries and color_trc, as FFmpeg's numbers.
+        tags: colorspace, color_range, color_primaries and color_trc, as FFmpeg's numbers; the
+            colorspace of RGB is the one to store it with as YCbCr.
         alpha: whether there is an alpha channel.
         interlaced: whether frames consist of two fields.
         light: HDR10 metadata, as values of x265's options 'master-display' and 'max-cll'.
@@ -183,6 +196,7 @@ class Video:
                             self.aspect = _pixel_aspect(frame)
                     first, last = (first if self.read else frame.time), frame.time
                     self.read += 1
+                    assume_matrix(frame)
                     yield frame
         if self.read == 0:
             reason = f' ({damaged.strerror})' if damaged else ''
@@ -201,8 +215,11 @@ class Video:
 def _duration(container: Any, stream: Any) -> float:
     """Return the stated duration of a video stream in seconds, or 0.0 if it is unknown.
 
-    The duration of the whole file is used only if there are no other streams, such as sound.
+    The duration of the whole file is used only if there are no other streams, such as sound. That of
+    ASF (.wmv) includes seconds of buffering before the start.
     """
+    if container.format.name == 'asf':
+        return 0.0
     if stream.duration is not None:
         return float(stream.duration * stream.time_base)
     for key, value in stream.metadata.items():  # Matroska: end of the stream, from 0
@@ -241,6 +258,16 @@ def _pixel_aspect(frame: Any) -> Fraction | None:
     return Fraction(width, height) if width and height else None
 
 
+def assume_matrix(frame: Any) -> None:
+    """Set the colour matrix of a frame that does not state it, to what players assume.
+
+    This is BT.709 for high definition, and BT.601 below. The sizes are those of mpv and VLC.
+    FFmpeg's conversion to RGB would assume BT.601 for all sizes.
+    """
+    if frame.colorspace == UNKNOWN and not frame.format.is_rgb:
+        frame.colorspace = BT709 if frame.width >= 1280 or frame.height > 576 else BT601
+
+
 def frame_format(frame: Any, rate: Fraction, aspect: Fraction | None) -> Format:
     """Return the format of a video, given its first PyAV frame."""
     stored = frame.format
@@ -259,8 +286,11 @@ def frame_format(frame: Any, rate: Fraction, aspect: Fraction | None) -> Format:
         width, height, aspect = height, width, 1 / aspect
     names = ('colorspace', 'color_range', 'color_primaries', 'color_trc')
     tags = {name: int(getattr(frame, name)) for name in names}
-    if stored.is_rgb:
-        tags |= dict(colorspace=2, color_range=0)  # RGB: says nothing on storing YCbCr
+    if stored.is_rgb:  # choose how to store it as YCbCr
+        for name in ('color_primaries', 'color_trc'):
+            tags[name] = BT709 if tags[name] == UNKNOWN else tags[name]
+        wide = tags['color_primaries'] == BT2020
+        tags |= dict(colorspace=BT2020 if wide else BT709, color_range=1)
     elif stored.name.startswith('yuvj'):
         tags['color_range'] = 2
     return Format(

@@ -1,6 +1,7 @@
 """The videos and folders of images that a path stands for, and their frames."""
 
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,24 +9,44 @@ import numpy as np
 
 from dblrgan_mm.clips.frames import frame_paths, read_frame
 from dblrgan_mm.errors import UserError
-from dblrgan_mm.video.decoding import VIDEO_SUFFIXES, Video, to_array
+from dblrgan_mm.video.decoding import Video, is_video_name, to_array
+
+logger = logging.getLogger('dblrgan_mm')
 
 
 def expand(source: Path) -> list[Path]:
-    """Return the sources a path stands for: itself, or the videos and frame folders inside it."""
+    """Return the sources a path stands for: itself, or the videos and frame folders inside it.
+
+    Whatever else a folder contains, except hidden files, is named in the log.
+    """
     if not source.exists():
         raise UserError(f'{source}: no such file or folder; check the path')
     if not source.is_dir():
         return [source]
-    inside = sorted(path for path in source.iterdir() if path.name[0] != '.')
-    videos = [p for p in inside if p.is_file() and p.suffix.lower() in VIDEO_SUFFIXES]
-    folders = [p for p in inside if p.is_dir() and frame_paths(p)]
+    inside = _visible(source)
     images = frame_paths(source)
+    videos = [path for path in inside if path.is_file() and is_video_name(path)]
+    folders = [path for path in inside if path.is_dir() and frame_paths(path)]
     if images and videos:
         raise UserError(f'{source}: contains both images and videos; give only the ones to use')
-    if not images + videos + folders:
+    if images:
+        folders, found, used = [], [source], images
+    else:
+        found = used = videos + folders
+    if not found:
         raise UserError(f'{source}: no images or videos in this folder; give a folder with some')
-    return [source] if images else videos + folders
+    unused = [path for path in inside if path not in used]
+    for folder in folders:
+        unused += [path for path in _visible(folder) if path not in frame_paths(folder)]
+    if unused:
+        names = [str(path.relative_to(source)) for path in unused]
+        more = f' and {len(names) - 10} more' if len(names) > 10 else ''
+        logger.warning('%s: left out: %s%s', source, ', '.join(names[:10]), more)
+    return found
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.name[0] != '.')
 
 
 def decode(source: Path) -> Iterator[tuple[float | None, Callable[[], np.ndarray]]]:

@@ -11,9 +11,29 @@ from dblrgan_mm.inference.checkpoint import Generator, load_generator
 from dblrgan_mm.inference.deblurrer import released
 from dblrgan_mm.inference.networks import int8
 from dblrgan_mm.inference.networks.int8 import Int8Conv, dead_leaves
+from dblrgan_mm.inference.networks.layers import Conv
 from dblrgan_mm.inference.networks.strip_network import StripDBLRNet
 
-VNNI = pytest.mark.skipif(not int8.has_int8(), reason='needs a CPU with VNNI')
+
+def convolve_exactly(layer, x, step, after):
+    """Do what ``Int8Conv._convolve`` does, on any CPU."""
+    integers = x if x.dtype == torch.uint8 else layer.quantized(x)
+    sums = F.conv2d(integers.double() - layer.zero, layer.packed.double(), padding=(0, 1))
+    out = sums * (layer.step * layer.steps.view(-1, 1, 1)) + layer.bias.view(-1, 1, 1)
+    out = out.relu() if after == 'relu' else out
+    return out.float() if step is None else (out / step).round().clamp(0, 255).to(torch.uint8)
+
+
+@pytest.fixture(params=['VNNI', 'emulated'])
+def arithmetic(request, monkeypatch) -> None:
+    """Use the CPU's integer arithmetic, or an emulation where a CPU may lack VNNI."""
+    if request.param == 'VNNI':
+        if not int8.has_int8():
+            pytest.skip('needs a CPU with VNNI')
+    else:
+        monkeypatch.setattr('dblrgan_mm.inference.networks.strip_network.has_int8', lambda: True)
+        monkeypatch.setattr(Int8Conv, '_packed', lambda layer, integers: integers)
+        monkeypatch.setattr(Int8Conv, '_convolve', convolve_exactly)
 
 
 @pytest.fixture(scope='module')
@@ -25,7 +45,7 @@ def network(generator: Generator, dtype=torch.int8) -> StripDBLRNet:
     return StripDBLRNet(generator.state_dict, generator.architecture, dtype)
 
 
-@VNNI
+@pytest.mark.usefixtures('arithmetic')
 class TestInt8Conv:
     @pytest.mark.parametrize('shape', [(1, 5, 40), (2, 3, 1)])
     @pytest.mark.parametrize(('low', 'high'), [(0.0, 1.0), (-0.7, 1.9)])
@@ -55,7 +75,7 @@ class TestInt8Conv:
         assert torch.equal(out, torch.arange(4.0).view(1, 4, 1, 1).expand(1, 4, 1, 8))
 
 
-@VNNI
+@pytest.mark.usefixtures('arithmetic')
 class TestNetwork:
     @torch.inference_mode()
     def test_is_near_float32_on_real_frames(self, generator, real_clip):
@@ -87,6 +107,28 @@ class TestNetwork:
             error = rounded(windows, tile) - expected
             assert error.square().mean().sqrt() < 0.1 * max(expected.std(), 0.2)
 
+    @torch.inference_mode()
+    def test_ranges_hold_for_moving_pictures(self, generator):
+        exact, rounded = network(generator, torch.float32), network(generator)
+        over = {}
+
+        def note(name, layer, inputs):
+            low, high = -layer.zero * layer.step, (255 - layer.zero) * layer.step
+            reach = max(inputs[0].max() - high, low - inputs[0].min()) / (high - low)
+            over[name] = max(over.get(name, 0.0), reach.item())
+
+        layers = dict(rounded.named_modules())
+        for name, module in exact.named_modules():
+            if isinstance(module, Conv) and isinstance(layers[name], Int8Conv):
+                module.register_forward_pre_hook(
+                    lambda _, inputs, name=name: note(name, layers[name], inputs)
+                )
+        for motion in (2.0, 8.0):
+            leaves = torch.from_numpy(dead_leaves(5, motion, seed=7)).permute(0, 3, 1, 2)
+            exact(leaves[None])
+        assert len(over) == 16
+        assert max(over.values()) < 0.1, 'of the range'
+
     def test_one_that_loses_too_much(self, generator):
         # one channel is 10000 times as large as all others, and is not used
         state = {key: value.clone() for key, value in generator.state_dict.items()}
@@ -110,8 +152,8 @@ def test_a_cpu_without_vnni(monkeypatch, generator):
 
 
 def test_dead_leaves_strain_a_network():
-    image = dead_leaves()
-    assert np.array_equal(image, dead_leaves())
+    image, *_, last = dead_leaves(5, motion=4.0)
+    assert np.array_equal(image, dead_leaves(5, motion=4.0)[0])
     assert image.shape == (256, 256, 3)
     assert image.dtype == np.uint8
     for extreme in (0, 255):
@@ -119,3 +161,7 @@ def test_dead_leaves_strain_a_network():
     steps = np.abs(np.diff(image.astype(int), axis=1)).max(axis=2)
     assert (steps > 100).mean() > 0.01, 'sharp edges'
     assert (steps == 0).mean() > 0.5, 'plain areas'
+    assert (image != last).any(axis=2).mean() > 0.3, 'motion'
+    still = dead_leaves(3)
+    assert (still == still[:1]).all()
+    assert not np.array_equal(still[0], dead_leaves(1, seed=1)[0])

@@ -5,6 +5,7 @@ import errno
 import itertools
 import shutil
 import subprocess
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import cv2
 import numpy as np
 import pytest
 from filelock import FileLock
+from PIL import ExifTags, Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from dblrgan_mm import files
 from dblrgan_mm.errors import UserError
@@ -22,7 +25,8 @@ from dblrgan_mm.inference import restore_clip as module
 from dblrgan_mm.inference.restore_clip import Options, in_thread, restore_clip
 from dblrgan_mm.video import muxing
 from dblrgan_mm.video.decoding import EXACT, open_container, to_array
-from dblrgan_mm.video.video_io import SEGMENT, VideoParts, open_clip
+from dblrgan_mm.video.reading import open_clip
+from dblrgan_mm.video.writing import SEGMENT, VideoParts
 
 MILLI = Fraction(1, 1000)
 
@@ -46,6 +50,18 @@ class Mean(Copy):
 
     def __call__(self, windows, tile):
         return windows.float().mean(1) / 255
+
+
+def chunks(png: bytes) -> dict[str, bytes]:
+    """Return the chunks of a PNG by name, after checking their sums."""
+    found, place = {}, 8
+    while place < len(png):
+        length = int.from_bytes(png[place : place + 4], 'big')
+        body = png[place + 4 : place + 8 + length]
+        assert png[place + 8 + length : place + 12 + length] == zlib.crc32(body).to_bytes(4, 'big')
+        found[body[:4].decode()] = body[4:]
+        place += 12 + length
+    return found
 
 
 def decoded(path, pixels='rgb24'):
@@ -497,6 +513,60 @@ class TestVideo:
         found = open_clip(tmp_path / 'out.mkv').format
         assert (found.tags['color_primaries'], found.tags['color_trc']) == (9, 16)
 
+    @pytest.mark.parametrize(
+        ('size', 'matrix'), [((128, 96), 6), ((1024, 576), 6), ((1280, 720), 1), ((704, 592), 1)]
+    )
+    def test_untagged_colours_are_read_as_players_read_them(
+        self, tmp_path, write_video, walk, size, matrix
+    ):
+        frames = [cv2.resize(frame, size) for frame in walk[:2]]
+        source = write_video(tmp_path / 'in.mp4', frames)
+        assert restore_clip(source, tmp_path / 'out.mp4', copier(), Options(crf=1)) == (2, [])
+        with av.open(str(source)) as given, av.open(str(tmp_path / 'out.mp4')) as out:
+            for before, after in zip(given.decode(video=0), out.decode(video=0), strict=True):
+                assert (before.colorspace, after.colorspace) == (2, matrix)
+                assert psnr(before.to_ndarray(), after.to_ndarray()) > 45, 'the stored values'
+                before.colorspace = matrix
+                rgb = to_array(before, 'rgb24', EXACT)
+        restore_clip(source, tmp_path / 'out', copier())
+        image = cv2.imread(str(tmp_path / 'out' / '000001.png'))[..., ::-1]
+        assert np.array_equal(image, rgb)
+
+    @pytest.mark.parametrize(('given', 'found'), [((2, 2), (1, 1, 1)), ((9, 16), (9, 9, 16))])
+    def test_rgb_is_stored_as_ycbcr_of_its_primaries(self, tmp_path, write_video, given, found):
+        red = np.full((720, 1280, 3), (0xC0, 0x20, 0x20), np.uint8)
+        tags = dict(color_primaries=given[0], color_trc=given[1])
+        source = write_video(tmp_path / 'in.mkv', [red] * 2, 'libx264rgb', 'rgb24', tags=tags)
+        restore_clip(source, tmp_path / 'out.mp4', copier())
+        with av.open(str(tmp_path / 'out.mp4')) as container:
+            frame = next(container.decode(video=0))
+        names = ('colorspace', 'color_primaries', 'color_trc')
+        assert tuple(getattr(frame, name) for name in names) == found
+        assert frame.color_range == 1
+        colour = to_array(frame, 'rgb24', EXACT).reshape(-1, 3).mean(0)
+        assert np.abs(colour - red[0, 0]).max() <= 2
+
+    def test_hdr_as_images_states_its_colours(self, tmp_path, write_video, walk, caplog):
+        tags = dict(colorspace=9, color_range=1, color_primaries=9, color_trc=16)
+        light = 'master-display=G(8500,39850)B(6550,2300)R(35400,14600)WP(15635,16450)L(10,1)'
+        source = write_video(
+            tmp_path / 'in.mkv', walk[:3], 'libx265', 'yuv420p10le', tags=tags,
+            options={'x265-params': light},
+        )  # fmt: skip
+        restore_clip(source, tmp_path / 'out', copier())
+        assert 'not copied: HDR10 metadata' in caplog.text
+        content = (tmp_path / 'out' / '000002.png').read_bytes()
+        assert chunks(content)['cICP'] == bytes([9, 16, 0, 1])
+        assert next(iter(chunks(content))) == 'IHDR'
+        image = cv2.imread(str(tmp_path / 'out' / '000002.png'), cv2.IMREAD_UNCHANGED)
+        assert (image.dtype, image.shape) == (np.uint16, (96, 128, 3))
+
+    def test_sdr_as_images_states_nothing(self, tmp_path, write_video, walk):
+        tags = dict(colorspace=1, color_range=1, color_primaries=1, color_trc=1)
+        source = write_video(tmp_path / 'in.mp4', walk[:3], tags=tags)
+        restore_clip(source, tmp_path / 'out', copier())
+        assert 'cICP' not in chunks((tmp_path / 'out' / '000002.png').read_bytes())
+
     @pytest.mark.skipif(not shutil.which('ffprobe'), reason='PyAV does not tell it')
     def test_ffv1_keeps_the_shape_of_pixels(self, tmp_path, write_video, walk):
         source = write_video(tmp_path / 'in.mp4', walk, aspect=Fraction(64, 45))
@@ -640,6 +710,64 @@ class TestImages:
         cv2.imwrite(str(tmp_path / 'in.png'), image)
         restore_clip(tmp_path / 'in.png', tmp_path / 'out.png', copier())
         assert 'in.png: transparency is ignored' in caplog.text
+
+    @staticmethod
+    def described(path: Path, image: np.ndarray, orientation: int = 6) -> Path:
+        """Write an image with everything that an image file can state beside its pixels."""
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation], exif[ExifTags.Base.Make] = orientation, 'Camera'
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExposureTime] = 0.01
+        space = ImageCms.createProfile('LAB' if path.stem == 'lab' else 'sRGB')
+        kept = dict(
+            exif=exif.tobytes(),
+            dpi=(300, 300),
+            icc_profile=ImageCms.ImageCmsProfile(space).tobytes(),
+        )
+        info = PngInfo()
+        info.add_text('Title', 'A walk')
+        info.add_itxt('XML:com.adobe.xmp', '<x:xmpmeta/>')
+        png = path.suffix == '.png'
+        kept |= dict(pnginfo=info) if png else dict(xmp=b'<x:xmpmeta/>', comment=b'A walk')
+        Image.fromarray(image).save(path, **kept)
+        return path
+
+    @pytest.mark.parametrize('source', ['in.png', 'in.jpg'])
+    @pytest.mark.parametrize('target', ['out.png', 'out.jpg', 'out'])
+    def test_metadata(self, tmp_path, walk, caplog, source, target):
+        (tmp_path / 'in').mkdir()
+        given = self.described(tmp_path / 'in' / source, walk[0])
+        target = tmp_path / target
+        restore_clip(given if target.suffix else given.parent, target, copier())
+        with (
+            Image.open(given) as before,
+            Image.open(target if target.suffix else target / 'in.png') as after,
+        ):
+            after.load()
+            assert after.size == before.size[::-1], 'upright'
+            for key in ('icc_profile', 'xmp'):
+                assert after.info[key] == before.info[key]
+            assert np.allclose(after.info['dpi'], 300, atol=0.1)
+            exif = after.getexif()
+            assert exif[ExifTags.Base.Orientation] == 1
+            assert exif[ExifTags.Base.Make] == 'Camera'
+            assert exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExposureTime] == 0.01
+            word = 'comment' if after.format == 'JPEG' else 'Title'
+            kept = after.info.get(word) in ('A walk', b'A walk')
+        lost = 'comment' if source == 'in.jpg' else 'text'
+        assert kept != (f'not copied: {lost}' in caplog.text)
+
+    def test_metadata_of_images_is_named_for_a_video(self, tmp_path, walk, caplog):
+        (tmp_path / 'in').mkdir()
+        self.described(tmp_path / 'in' / '1.png', walk[0], 1)
+        restore_clip(tmp_path / 'in', tmp_path / 'out.mp4', copier())
+        assert 'not copied: ICC profile of the images; EXIF of the images' in caplog.text
+
+    def test_profile_of_other_colours_is_named(self, tmp_path, walk, caplog):
+        source = self.described(tmp_path / 'lab.png', walk[0], 1)
+        restore_clip(source, tmp_path / 'out.png', copier())
+        assert 'not copied: profile of other colours' in caplog.text
+        with Image.open(tmp_path / 'out.png') as image:
+            assert 'icc_profile' not in image.info
 
     def test_two_images_of_one_name(self, tmp_path, folder, walk):
         cv2.imwrite(str(folder / 'shot95.jpg'), walk[0])

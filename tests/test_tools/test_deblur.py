@@ -1,13 +1,17 @@
 """tools/deblur.py, from the command line."""
 
+import contextlib
+import itertools
 import subprocess
 import sys
 import time
+from fractions import Fraction
 
 import av
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference.networks.int8 import has_int8
@@ -103,6 +107,14 @@ class TestOneClip:
             (('clip.mp4', 'out.mp4', '--checkpoint', 'clip.mp4'), 'not a checkpoint, or damaged'),
             (('clip.mp4', 'out.mp4', '--codec', 'ffv1'), 'ffv1 can only be stored in .mkv'),
             (('clip.mp4', 'frames', 'out.mp4'), '2 inputs need a folder as output'),
+            (('clip.mp4', 'frames', 'out.wmv'), '2 inputs need a folder as output'),
+            (('clip.mp4', 'out.gif'), 'videos can only be written as .mp4, .mkv, .mov'),
+            (('clip.mp4', 'out.WMV'), 'videos can only be written as .mp4, .mkv, .mov'),
+            (('clip.mp4', 'out.3gp'), 'videos can only be written as .mp4, .mkv, .mov'),
+            (('clip.mp4', 'out.ogv'), 'videos can only be written as .mp4, .mkv, .mov'),
+            (('clip.mp4', 'out.mp4v'), 'videos can only be written as .mp4, .mkv, .mov'),
+            (('frames', 'out.avif'), 'videos can only be written as .mp4, .mkv, .mov'),
+            (('clip.mp4', 'out.wav'), 'videos can only be written as .mp4, .mkv, .mov'),
             (('frames', 'frames/out'), 'is inside the input'),
         ],
     )
@@ -148,6 +160,38 @@ class TestManyClips:
         assert 'error: 1 of 3 inputs failed' in result.err
         again = call_tool('deblur', given, tmp_path / 'out')
         assert again.out.count('already exists, skipped') == 2
+
+    def test_all_videos_of_a_folder_are_restored_and_other_files_named(
+        self, call_tool, video, folder, tmp_path
+    ):
+        given = tmp_path / 'given'
+        (given / 'deep').mkdir(parents=True)
+        for suffix in ('wmv', 'flv', 'MPEG', 'vob', 'gif', 'm2t'):
+            with (
+                av.open(str(video)) as source,
+                av.open(str(given / f'{suffix}.{suffix}'), 'w') as out,
+            ):
+                codec, pixels, rate = {
+                    'wmv': ('wmv2', 'yuv420p', 25), 'flv': ('flv1', 'yuv420p', 25),
+                    'gif': ('gif', 'rgb8', 25)
+                }.get(suffix, ('mpeg2video', 'yuv420p', 25))  # fmt: skip
+                stream = out.add_stream(codec, rate=rate)
+                stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
+                for i, frame in enumerate(itertools.islice(source.decode(video=0), 2)):
+                    picture = frame.reformat(64, 48, pixels)
+                    picture.pts, picture.time_base = i, Fraction(1, rate)
+                    out.mux(stream.encode(picture))
+                out.mux(stream.encode(None))
+        folder.rename(given / 'shots')
+        video.rename(given / 'deep' / 'a.mp4')
+        for name in ('notes.txt', '.hidden', 'shots/Thumbs.db'):
+            (given / name).write_bytes(b'')
+        result = call_tool('deblur', given, tmp_path / 'out')
+        assert result.code == 0, result.err
+        assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
+            'MPEG.mp4', 'flv.mp4', 'gif.mp4', 'm2t.mp4', 'shots', 'vob.mp4', 'wmv.mp4'
+        ]  # fmt: skip
+        assert f'{given}: left out: deep, notes.txt, shots/Thumbs.db\n' in result.err
 
     def test_processes_share_them(self, call_tool, video, tmp_path, monkeypatch):
         given = tmp_path / 'given'
@@ -237,7 +281,9 @@ class TestManyClips:
         assert 'would both be written to' in result.err
 
 
-def test_a_stopped_run_goes_on(call_tool, folder, tmp_path, monkeypatch):
+@pytest.fixture
+def stop_after_three(monkeypatch):
+    """Return a context in which restoring is interrupted after three frames."""
     from dblrgan_mm.inference import restore_clip
 
     original = restore_clip.restored_frames
@@ -248,8 +294,17 @@ def test_a_stopped_run_goes_on(call_tool, folder, tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             yield frame
 
-    with monkeypatch.context() as patch:
-        patch.setattr(restore_clip, 'restored_frames', stopping)
+    @contextlib.contextmanager
+    def stopped():
+        with monkeypatch.context() as patch:
+            patch.setattr(restore_clip, 'restored_frames', stopping)
+            yield
+
+    return stopped
+
+
+def test_a_stopped_run_goes_on(call_tool, folder, tmp_path, stop_after_three):
+    with stop_after_three():
         result = call_tool('deblur', folder, tmp_path / 'out')
     assert result.code == 1
     assert 'the same command with --resume to continue' in result.err
@@ -262,6 +317,20 @@ def test_a_stopped_run_goes_on(call_tool, folder, tmp_path, monkeypatch):
     ):
         assert np.array_equal(found, expected)
     assert not (tmp_path / 'out.part').exists()
+
+
+def test_a_resumed_run_keeps_its_dtype(call_tool, folder, tmp_path, stop_after_three, monkeypatch):
+    fastest = 'dblrgan_mm.inference.deblurrer.fastest_dtype'
+    monkeypatch.setattr(fastest, lambda device: torch.bfloat16)
+    assert call_tool('deblur', folder, tmp_path / 'whole').code == 0
+    with stop_after_three():
+        call_tool('deblur', folder, tmp_path / 'out')
+    monkeypatch.setattr(fastest, lambda device: torch.float32)
+    assert call_tool('deblur', folder, tmp_path / 'out', '--resume').code == 0
+    for found, expected in zip(
+        frames_of(tmp_path / 'out'), frames_of(tmp_path / 'whole'), strict=True
+    ):
+        assert np.array_equal(found, expected)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""3x3 convolutions in 8-bit integers on a CPU, and the image that calibrates their ranges."""
+"""3x3 convolutions in 8-bit integers on a CPU, and the images that calibrate their ranges."""
 
 from typing import Any
 
@@ -42,10 +42,7 @@ class Int8Conv(nn.Module):
         integers = (weight / steps.view(-1, 1, 1, 1)).round().to(torch.int8)
         self.bias, self.steps = bias, steps
         self.zeros = torch.zeros(len(bias), dtype=torch.int32)
-        # in oneDNN's own layout
-        self.packed = torch.ops.onednn.qconv_prepack(
-            integers, steps, self.step, self.zero, [1, 1], [0, 1], [1, 1], 1, None
-        )
+        self.packed = self._packed(integers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve; the result has 2 rows fewer than ``x``, in float32."""
@@ -77,6 +74,12 @@ class Int8Conv(nn.Module):
         steps = torch.mul(maps, 1 / self.step).add_(self.zero + 0.5).clamp_(0, 255)
         return steps.to(torch.uint8, memory_format=torch.channels_last)
 
+    def _packed(self, integers: torch.Tensor) -> torch.Tensor:
+        """Return the weights in oneDNN's own layout."""
+        return torch.ops.onednn.qconv_prepack(
+            integers, self.steps, self.step, self.zero, [1, 1], [0, 1], [1, 1], 1, None
+        )
+
     def _convolve(self, x: torch.Tensor, step: float | None, after: str) -> torch.Tensor:
         """Convolve; return float32, or uint8 in multiples of ``step`` if it is given."""
         return torch.ops.onednn.qconv_pointwise(
@@ -103,21 +106,30 @@ def capabilities() -> dict[str, Any]:
     return getattr(torch.cpu, 'get_capabilities', dict)()
 
 
-def dead_leaves(size: int = 256) -> np.ndarray:
-    """Draw a dead leaves image: overlapping opaque discs, (size, size, 3), uint8, deterministic.
+def dead_leaves(frames: int, motion: float = 0.0, seed: int = 0, size: int = 256) -> np.ndarray:
+    """Draw dead leaves: overlapping opaque discs, (frames, size, size, 3), uint8, deterministic.
 
-    Its statistics resemble those of natural images (Lee, Mumford and Huang, "Occlusion Models for
-    Natural Images", IJCV 2001), and its full contrast, sharp edges at all scales and areas of pure
-    black and white are demanding for a network. Radii r range from 2 pixels to a quarter of the
-    image, with a density proportional to 1 / r^3.
+    Their statistics resemble those of natural images (Lee, Mumford and Huang, "Occlusion Models
+    for Natural Images", IJCV 2001), and their full contrast, sharp edges at all scales and areas of
+    pure black and white are demanding for a network. Radii r range from 2 pixels to a quarter of
+    the image, with a density proportional to 1 / r^3. The motion of the discs is ours.
+
+    Args:
+        frames: number of frames.
+        motion: standard deviation of the velocity of a disc in x and in y, in pixels per frame.
+        seed: selects the discs.
+        size: height and width.
     """
-    rng = np.random.RandomState(0)  # NumPy guarantees a stable stream for RandomState
-    image = np.zeros((size, size, 3), np.uint8)
+    rng = np.random.RandomState(seed)  # NumPy guarantees a stable stream for RandomState
     discs = 3000
     share = rng.random_sample(discs)
     radii = 1 / np.sqrt((1 - share) / 2**2 + share / (size / 4) ** 2)
     centres = rng.randint(0, size, (discs, 2))
     colours = np.clip(rng.randint(-64, 320, (discs, 1)) + rng.randint(-64, 65, (discs, 3)), 0, 255)
-    for (x, y), radius, colour in zip(centres, radii, colours, strict=True):
-        cv2.circle(image, (int(x), int(y)), int(radius), colour.tolist(), cv2.FILLED)
-    return image
+    velocities = motion * rng.standard_normal((discs, 2))
+    images = np.zeros((frames, size, size, 3), np.uint8)
+    for number, image in enumerate(images):
+        places = np.rint(centres + (number - frames // 2) * velocities).astype(int)
+        for (x, y), radius, colour in zip(places.tolist(), radii, colours.tolist(), strict=True):
+            cv2.circle(image, (x, y), int(radius), colour, cv2.FILLED)
+    return images

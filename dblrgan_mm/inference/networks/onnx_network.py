@@ -83,8 +83,8 @@ class OnnxDBLRNet:
         found = self(probe(self.num_frames)).flatten() if len(expected) else expected
         if found.shape != expected.shape or not torch.allclose(found, expected, atol=1e-3):
             raise UserError(
-                f'{path}: is damaged: its output has changed since the export; export it again '
-                'with dblrgan-mm export'
+                f'{path}: its output has changed since the export: it was quantised or edited, or '
+                'is damaged; export it again with dblrgan-mm export'
             )
 
     def __call__(self, windows: torch.Tensor, tile: int | None = None) -> torch.Tensor:

@@ -20,6 +20,7 @@ State = tuple[list[torch.Tensor], list[Any]]
 # Largest error of int8, relative to what the network changes. Errors below half a grey level of
 # 255 are always accepted.
 _INT8_LOSS = 0.1
+_INT8_MOTIONS = (0.0, 4.0, 16.0)  # of dead leaves that calibrate int8, in pixels per frame
 
 
 class StripNetwork(nn.Module):
@@ -243,7 +244,8 @@ class StripDBLRNet(StripNetwork):
     - in float32 on a CPU, layers with at least 48 input and output maps use Winograd's algorithm,
       and the last layer is a matrix product (``winograd``);
     - in int8, all layers but the first compute in 8-bit integers (``int8``), with ranges
-      calibrated on a dead leaves image; the running sum over the residual blocks stays in float32.
+      calibrated on dead leaves, still and moving; the running sum over the residual blocks stays
+      in float32.
 
     This reformulation is ours.
 
@@ -307,22 +309,24 @@ class StripDBLRNet(StripNetwork):
         """Convert all layers but the first to 8-bit integers."""
         if not has_int8():
             raise UserError('int8 needs an x86 CPU with VNNI, and torch 2.10 or later; use float32')
-        image = torch.from_numpy(dead_leaves()).permute(2, 0, 1)
-        window = image.expand(1, self.num_frames, *image.shape)
         ranges: dict[nn.Module, tuple[float, float]] = {}
 
         def note(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            ranges[layer] = (inputs[0].min().item(), inputs[0].max().item())
+            low, high = ranges.get(layer, (0.0, 0.0))
+            low, high = min(low, inputs[0].min().item()), max(high, inputs[0].max().item())
+            ranges[layer] = low, high
 
         hooks = [
             layer.register_forward_pre_hook(note)
             for layer in self.modules()
             if isinstance(layer, Conv)
         ]
-        expected = self(window)
+        restored = [self(self._leaves(motion, seed=0)) for motion in _INT8_MOTIONS]
         for hook in hooks:
             hook.remove()
-        if not expected.isfinite().all():
+        tried = [self._leaves(motion, seed=1) for motion in _INT8_MOTIONS]
+        expected = [self(window) for window in tried]
+        if not all(frame.isfinite().all() for frame in restored + expected):
             # integers could no longer show it
             raise UserError(
                 'the network outputs NaN or infinite values: its weights are damaged or too large; '
@@ -339,9 +343,19 @@ class StripDBLRNet(StripNetwork):
         for i, takes in enumerate((torch.float32, torch.uint8, torch.uint8)):
             self.tail[i] = integer(self.tail[i], takes)
         self.int8 = True
+        for window, exact in zip(tried, expected, strict=True):
+            self._check_int8(window, exact)
+
+    def _leaves(self, motion: float, seed: int) -> torch.Tensor:
+        """Return a window (1, t, 3, h, w) of moving dead leaves."""
+        images = dead_leaves(self.num_frames, motion, seed)
+        return torch.from_numpy(images).permute(0, 3, 1, 2)[None]
+
+    def _check_int8(self, window: torch.Tensor, exact: torch.Tensor) -> None:
+        """Raise UserError if int8 differs too much from the exact result for a window."""
+        blurry = unit_range(window[:, self.num_frames // 2])
         change, error = (
-            255 * (given - expected).square().mean().sqrt().item()
-            for given in (unit_range(image), self(window))
+            255 * (given - exact).square().mean().sqrt().item() for given in (blurry, self(window))
         )
         if not error < max(0.5, _INT8_LOSS * change):
             raise UserError(

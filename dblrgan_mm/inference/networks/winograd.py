@@ -104,8 +104,8 @@ class NarrowConv(nn.Module):
         taps = taps.view(height, width, 3, 3, self.c_out).permute(2, 3, 4, 0, 1)
         out = self.bias.view(-1, 1, 1).repeat(1, height - 2, width)
         for row in range(3):
-            above, here, below = taps[row, :, :, row : row + height - 2]
-            out[..., 1:] += above[..., :-1]
-            out += here
-            out[..., :-1] += below[..., 1:]
+            left, centre, right = taps[row, :, :, row : row + height - 2]
+            out[..., 1:] += left[..., :-1]
+            out += centre
+            out[..., :-1] += right[..., 1:]
         return out

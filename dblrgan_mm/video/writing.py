@@ -1,204 +1,26 @@
-"""Read clips to restore, and write restored clips: videos, folders of images, single images."""
+"""Write restored clips: videos, folders of images, single images."""
 
 import contextlib
-import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from dblrgan_mm import files
-from dblrgan_mm.clips.frames import IMAGE_SUFFIXES, encode_image, frame_paths, read_frame
+from dblrgan_mm.clips.frames import IMAGE_SUFFIXES, read_frame
 from dblrgan_mm.errors import UserError
-from dblrgan_mm.video.decoding import (
-    EXACT,
-    RESTART,
-    VIDEO_SUFFIXES,
-    Format,
-    Video,
-    frame_format,
-    to_array,
-)
+from dblrgan_mm.video.decoding import EXACT, Format
+from dblrgan_mm.video.images import encode_frame, read_metadata
 from dblrgan_mm.video.muxing import mux
+from dblrgan_mm.video.reading import ClipFrame
 
 CONTAINERS = ('.mp4', '.mkv', '.mov')
 CODECS = {'h264': 'libx264', 'h265': 'libx265', 'ffv1': 'ffv1'}
 SEGMENT = 64  # frames encoded into one file, and at most lost by an interrupted run
 _DEFAULT_CRF = {'h264': 17, 'h265': 19}
-
-
-@dataclass
-class ClipFrame:
-    """A frame of a clip.
-
-    Attributes:
-        image: RGB (h, w, 3), uint8, or uint16 over its full range.
-        pts: time stamp, in units of the format's time base.
-        name: name of the image file without its suffix; None for a frame of a video.
-    """
-
-    image: np.ndarray
-    pts: int
-    name: str | None = None
-
-
-class VideoClip:
-    """The frames of a video file, upright, in RGB.
-
-    Args:
-        path: any video that FFmpeg can read.
-
-    Attributes:
-        format: format of the video.
-        frames: expected number of frames.
-        faults: problems found while reading, one sentence each.
-
-    Raises:
-        UserError: the file is not a video, or has no video stream or no frame.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._video = Video(path)
-        with contextlib.closing(iter(self._video)) as frames:
-            first = next(frames)
-        self._array(first)  # to fail early
-        self.format = frame_format(first, self._video.rate, self._video.aspect)
-        self.frames = self._video.frames
-
-    def _array(self, frame: Any) -> np.ndarray:
-        more = max(component.bits for component in frame.format.components) > 8
-        try:
-            return to_array(frame, 'rgb48le' if more else 'rgb24', EXACT)
-        except UserError as error:
-            raise UserError(f'{self.path}: {error}') from error
-
-    @property
-    def faults(self) -> list[str]:
-        return self._video.faults
-
-    @property
-    def last_duration(self) -> int | None:
-        """Duration of the last frame, in units of the time base; known when all are read."""
-        return self._video.last_duration
-
-    def __iter__(self) -> Iterator[ClipFrame]:
-        """Yield the frames that can be read, in order, with increasing time stamps.
-
-        Where time stamps jump back, as in files that were joined, they continue from the last one.
-        """
-        size = self.format.width, self.format.height
-        interval = max(1, round(1 / self.format.rate / self.format.time_base))
-        last, shift = None, 0
-        for i, frame in enumerate(self._video):
-            image = self._array(frame)
-            if image.shape[1::-1] != size:
-                self.faults.append(
-                    f'{self.path}: frame {i} is {image.shape[1]}x{image.shape[0]}, but the frames '
-                    f'before it are {size[0]}x{size[1]}: the output ends there; cut the video at '
-                    'this frame and restore the parts separately'
-                )
-                return
-            pts = None if frame.pts is None else frame.pts + shift
-            if last is None:
-                last = pts or 0
-            elif pts is None:
-                last += interval
-            elif (last - pts) * self.format.time_base > RESTART:
-                shift += last + interval - pts
-                last += interval
-            else:
-                last = max(pts, last + 1)
-            yield ClipFrame(image, last)
-
-
-class ImageClip:
-    """The images of a folder, in numerical order, or one image; 8-bit colour.
-
-    Args:
-        path: a folder or an image file.
-        rate: frames per second of a video that is made from the images.
-
-    Raises:
-        UserError: the folder has no images, or two images of the same name; while reading: an
-            image cannot be read or has another size.
-    """
-
-    def __init__(self, path: Path, rate: Fraction) -> None:
-        self.path = path
-        self._paths = frame_paths(path) if path.is_dir() else [path]
-        if not self._paths:
-            raise UserError(f'{path}: no images in this folder; use the folder that has them')
-        by_name: dict[str, Path] = {}
-        for image in self._paths:
-            other = by_name.setdefault(image.stem, image)
-            if other is not image:
-                raise UserError(
-                    f'{path}: {other.name} and {image.name} are the same frame; remove one of them'
-                )
-        self.faults: list[str] = []
-        self.frames = len(self._paths)
-        height, width = self._read(self._paths[0]).shape[:2]
-        stored = cv2.imdecode(np.fromfile(self._paths[0], np.uint8), cv2.IMREAD_UNCHANGED)
-        tags = dict(colorspace=1, color_range=1, color_primaries=1, color_trc=1)  # BT.709
-        self.format = Format(
-            width,
-            height,
-            rate,
-            time_base=1 / rate,
-            bits=8,
-            chroma='420',
-            aspect=Fraction(1),
-            tags=tags,
-            alpha=stored.shape[-1] == 4,
-            interlaced=False,
-        )
-
-    def identity(self) -> str:
-        """Return a digest of the names, sizes and times of the images, to detect changes."""
-        digest = hashlib.sha256()
-        for path in self._paths:
-            status = path.stat()
-            digest.update(f'{path.name}/{status.st_size}/{status.st_mtime_ns}/'.encode())
-        return digest.hexdigest()
-
-    @staticmethod
-    def _read(path: Path) -> np.ndarray:
-        try:
-            return read_frame(path, 'rgb')
-        except ValueError as error:
-            raise UserError(str(error)) from error
-
-    def __iter__(self) -> Iterator[ClipFrame]:
-        size = self.format.height, self.format.width
-        for i, path in enumerate(self._paths):
-            image = self._read(path)
-            if image.shape[:2] != size:
-                raise UserError(
-                    f'{path}: {image.shape[1]}x{image.shape[0]}, but the images before it are '
-                    f'{size[1]}x{size[0]}; all frames of a clip must have the same size'
-                )
-            yield ClipFrame(image, i, path.stem)
-
-
-def open_clip(path: Path, rate: Fraction = Fraction(25)) -> VideoClip | ImageClip:
-    """Open a folder of images, an image file, or a video.
-
-    Args:
-        path: the file or folder.
-        rate: frames per second of a video that is made from images.
-    """
-    if not path.exists():
-        raise UserError(f'{path}: no such file or folder; check the path')
-    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
-        return ImageClip(path, rate)
-    return VideoClip(path)
 
 
 @dataclass(frozen=True)
@@ -260,39 +82,64 @@ def choose_encoding(
 
 
 class ImageParts:
-    """Restored frames as PNG files in a folder that becomes the target."""
+    """Restored frames as PNG files in a folder that becomes the target.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: the folder of the unfinished run.
+        given: format of the frames.
+    """
+
+    def __init__(self, folder: Path, given: Format) -> None:
         self.folder = folder / 'frames'
         self.folder.mkdir(exist_ok=True)
+        self.format = given
+        self._left_out: list[str] = []
 
     def finished(self) -> int:
         """Return the number of complete frames."""
         return sum(1 for path in self.folder.iterdir() if path.suffix == '.png')
 
     def write(self, frames: Iterable[ClipFrame]) -> Iterator[int]:
-        """Write frames; yield 1 for each."""
+        """Write frames; yield 1 for each. Images keep their names and metadata."""
         for number, frame in enumerate(frames, self.finished()):
-            name = frame.name or f'{number:06d}'
+            name = f'{number:06d}' if frame.path is None else frame.path.stem
+            metadata = {} if frame.path is None else read_metadata(frame.path)
+            content, lost = encode_frame(frame.image, '.png', metadata, self.format.tags)
             part = self.folder / f'{name}.part'
-            part.write_bytes(encoded_image(frame.image, '.png'))
+            part.write_bytes(content)
             files.put_in_place(part, self.folder / f'{name}.png')
+            self._left_out += lost
             yield 1
 
-    def finish(self, target: Path) -> None:
-        """Move the frames to the target, which is a folder or one image."""
+    def finish(self, target: Path, source: Path | None) -> list[str]:
+        """Move the frames to the target, which is a folder or one image.
+
+        Args:
+            target: the folder or image.
+            source: the video that the frames come from; None: they come from images.
+
+        Returns:
+            Descriptions of what could not be copied, a few words each.
+        """
+        if source is not None:
+            self._left_out += self.format.lost
+            if self.format.light:
+                self._left_out.append('HDR10 metadata, which is not written to images')
         if target.suffix.lower() not in IMAGE_SUFFIXES:
             replaced = self.folder.with_name('replaced')
             if target.is_dir():
                 target.rename(replaced)
             self.folder.rename(target)
-            return
-        (image,) = self.folder.glob('*.png')
-        if target.suffix.lower() != '.png':
-            content = encoded_image(read_frame(image), target.suffix)
-            image = image.with_suffix(target.suffix)
-            image.write_bytes(content)
-        files.put_in_place(image, target)
+        else:
+            (image,) = self.folder.glob('*.png')
+            if target.suffix.lower() != '.png':
+                metadata = read_metadata(image)
+                content, lost = encode_frame(read_frame(image), target.suffix.lower(), metadata)
+                self._left_out += lost
+                image = image.with_suffix(target.suffix)
+                image.write_bytes(content)
+            files.put_in_place(image, target)
+        return list(dict.fromkeys(self._left_out))
 
 
 class VideoParts:
@@ -398,7 +245,7 @@ class VideoParts:
             tags = self.format.tags
             picture = picture.reformat(
                 format=self.encoding.pixels,
-                dst_colorspace=None if tags['colorspace'] == 2 else tags['colorspace'],
+                dst_colorspace=tags['colorspace'],
                 dst_color_range=tags['color_range'] or 1,
                 interpolation=EXACT,
             )
@@ -449,27 +296,3 @@ class VideoParts:
         left_out += mux(self.segments(), self.format, whole, source, cut, last_duration)
         files.put_in_place(whole, target)
         return left_out
-
-
-def encoded_image(image: np.ndarray, suffix: str) -> bytes:
-    """Encode an RGB image as the content of a .png or .jpg file."""
-    quality = [] if suffix == '.png' else [cv2.IMWRITE_JPEG_QUALITY, 97]
-    return encode_image(image[..., ::-1], suffix, quality)
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """Read the settings of the unfinished run in a folder; {} if there are none."""
-    try:
-        return json.loads((folder / 'settings.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError):
-        return {}
-
-
-def doubled(given: Format) -> Format:
-    """Return the format of two frames side by side."""
-    return replace(given, width=2 * given.width)
-
-
-def is_video_name(path: Path) -> bool:
-    """Return whether a file name has the suffix of a video."""
-    return path.suffix.lower() in VIDEO_SUFFIXES
