@@ -215,8 +215,8 @@ class Video:
 def _duration(container: Any, stream: Any) -> float:
     """Return the stated duration of a video stream in seconds, or 0.0 if it is unknown.
 
-    The duration of the whole file is used only if there are no other streams, such as sound. That of
-    ASF (.wmv) includes seconds of buffering before the start.
+    The duration of the whole file is used only if there are no other streams, such as sound. ASF
+    (.wmv) states one that includes seconds of buffering before the start.
     """
     if container.format.name == 'asf':
         return 0.0
