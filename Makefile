@@ -7,7 +7,7 @@ WORK_DIR := work_dirs/dblrgan_sample
 # two processes with one thread each: most tests use one core
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PARALLEL := -n 2 --dist loadscope
-COVERAGE := --cov=dblrgan_mm --cov-report=term --cov-fail-under=90
+COVERAGE := --cov --cov-report=term --cov-fail-under=90
 
 # options of make gpu; see docs/gpu.md
 CONFIG ?= configs/gpu/dblrnet_ms.py

@@ -27,6 +27,7 @@ RESTART = 0.5
 
 # FFmpeg's numbers of colour matrices, primaries and transfer functions
 BT709, UNKNOWN, BT601, BT2020 = 1, 2, 6, 9
+PQ, HLG = 16, 18
 
 # FFmpeg renders text files as pictures ('tty') and follows lists of other files and URLs
 _NON_VIDEO_FORMATS = {'tty', 'concat', 'hls', 'dash', 'lavfi', 'image2', 'srt', 'ass', 'webvtt'}

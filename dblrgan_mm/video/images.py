@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from dblrgan_mm.clips.frames import encode_image
 from dblrgan_mm.errors import UserError
-from dblrgan_mm.video.decoding import BT709, BT2020, UNKNOWN
+from dblrgan_mm.video.decoding import BT709, BT2020, HLG, PQ, UNKNOWN
 
 # Names of Pillow's entries of Image.info; 'text' is a PNG's own text, without XMP
 NAMES = {
@@ -29,7 +29,6 @@ _KEPT = {
     '.png': ('icc_profile', 'exif', 'xmp', 'dpi', 'text'),
     '.jpg': ('icc_profile', 'exif', 'xmp', 'dpi', 'comment'),
 }
-_PQ, _HLG = 16, 18  # FFmpeg's numbers of transfer functions
 _XMP = 'XML:com.adobe.xmp'  # the key of XMP among the texts of a PNG
 
 
@@ -110,7 +109,7 @@ def encode_frame(
 def _cicp(tags: dict[str, int]) -> bytes:
     """Return the content of a PNG's chunk cICP; b'' if the colours are those assumed without it."""
     primaries, transfer = tags['color_primaries'], tags['color_trc']
-    if primaries != BT2020 and transfer not in (_PQ, _HLG):
+    if primaries != BT2020 and transfer not in (PQ, HLG):
         return b''
     primaries = BT2020 if primaries == UNKNOWN else primaries
     transfer = BT709 if transfer == UNKNOWN else transfer

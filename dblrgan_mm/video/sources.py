@@ -9,7 +9,7 @@ import numpy as np
 
 from dblrgan_mm.clips.frames import frame_paths, read_frame
 from dblrgan_mm.errors import UserError
-from dblrgan_mm.video.decoding import Video, is_video_name, to_array
+from dblrgan_mm.video.decoding import HLG, PQ, Video, is_video_name, to_array
 
 logger = logging.getLogger('dblrgan_mm')
 
@@ -56,7 +56,7 @@ def decode(source: Path) -> Iterator[tuple[float | None, Callable[[], np.ndarray
     little.
 
     Raises:
-        UserError: The source is not a video, is damaged, or ends too early.
+        UserError: the source is not a video, is HDR, is damaged, or ends too early.
     """
     if source.is_dir():
         for path in frame_paths(source):
@@ -66,6 +66,11 @@ def decode(source: Path) -> Iterator[tuple[float | None, Callable[[], np.ndarray
     for frame in video:
         if video.faults:
             break
+        if frame.color_trc in (PQ, HLG):
+            raise UserError(
+                f'{source}: is HDR video (PQ or HLG), but blur is computed from the light of '
+                'standard video; convert it to BT.709 first'
+            )
         yield frame.time, functools.partial(to_array, frame, 'bgr24')
     if video.faults:
         raise UserError(

@@ -78,13 +78,15 @@ def write_frames(folder, frames):
     return folder
 
 
-def write_video(path, frames, times=None, options=None):
+def write_video(path, frames, times=None, options=None, color_trc=None):
     """Write frames, at `times` in milliseconds, as a video; .avi and .mkv are lossless."""
     codec, pixels = ('mpeg4', 'yuv420p') if path.suffix == '.mp4' else ('ffv1', 'bgr0')
     with av.open(str(path), 'w', options=options or {}) as container:
         h, w = frames[0].shape[:2]
         stream = container.add_stream(codec, rate=25, width=w, height=h, pix_fmt=pixels)
         stream.bit_rate = 4_000_000
+        if color_trc is not None:
+            stream.codec_context.color_trc = color_trc
         if times:
             stream.codec_context.time_base = Fraction(1, 1000)
         for i, image in enumerate(frames):
@@ -348,6 +350,7 @@ class TestSources:
             ('gone.mp4', [], r'gone.mp4: no such file or folder'),
             ('notes.mp4', [], r'notes.mp4: not a video'),
             ('sound.wav', [], r'sound.wav: has no video stream'),
+            ('hdr.mkv', [], r'hdr.mkv: is HDR video .* convert it to BT.709 first'),
             ('empty', [], r'empty: no images or videos in this folder'),
             ('both', [], r'both: contains both images and videos'),
             ('mixed', [], r'mixed: frame 3 has 256x144 pixels, but the first one has 160x144'),
@@ -362,6 +365,7 @@ class TestSources:
     )
     def test_bad_source_is_named(self, tmp_path, source, options, message):
         (tmp_path / 'notes.mp4').write_text('no video')
+        write_video(tmp_path / 'hdr.mkv', moving_frames(2), color_trc=16)
         with av.open(str(tmp_path / 'sound.wav'), 'w') as container:
             stream = container.add_stream('pcm_s16le', rate=8000, layout='mono')
             silence = np.zeros((1, 800), np.int16)
