@@ -265,8 +265,13 @@ def assume_matrix(frame: Any) -> None:
     This is BT.709 for high definition, and BT.601 below. The sizes are those of mpv and VLC.
     FFmpeg's conversion to RGB would assume BT.601 for all sizes.
     """
-    if frame.colorspace == UNKNOWN and not frame.format.is_rgb:
+    if frame.colorspace == UNKNOWN and not _is_rgb(frame.format):
         frame.colorspace = BT709 if frame.width >= 1280 or frame.height > 576 else BT601
+
+
+def _is_rgb(pixels: Any) -> bool:
+    """Return whether a PyAV pixel format stores RGB, perhaps as a palette."""
+    return pixels.is_rgb or pixels.has_palette
 
 
 def frame_format(frame: Any, rate: Fraction, aspect: Fraction | None) -> Format:
@@ -274,9 +279,9 @@ def frame_format(frame: Any, rate: Fraction, aspect: Fraction | None) -> Format:
     stored = frame.format
     halved = stored.chroma_width(64) == 32, stored.chroma_height(64) == 32
     chroma = '444'
-    if not stored.is_rgb and len(stored.components) > 1:
+    if not _is_rgb(stored) and len(stored.components) > 1:
         chroma = {(True, True): '420', (True, False): '422'}.get(halved, '444')
-    elif not stored.is_rgb:
+    elif not _is_rgb(stored):
         chroma = '420'  # grey
     width, height, aspect = frame.width, frame.height, aspect or Fraction(1)
     a, b, c, d = matrix = display_matrix(frame)
@@ -287,7 +292,7 @@ def frame_format(frame: Any, rate: Fraction, aspect: Fraction | None) -> Format:
         width, height, aspect = height, width, 1 / aspect
     names = ('colorspace', 'color_range', 'color_primaries', 'color_trc')
     tags = {name: int(getattr(frame, name)) for name in names}
-    if stored.is_rgb:  # choose how to store it as YCbCr
+    if _is_rgb(stored):  # choose how to store it as YCbCr
         for name in ('color_primaries', 'color_trc'):
             tags[name] = BT709 if tags[name] == UNKNOWN else tags[name]
         wide = tags['color_primaries'] == BT2020

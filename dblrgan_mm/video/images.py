@@ -43,8 +43,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
             exif = image.getexif() if 'exif' in image.info else None
             found = {name: image.info.get(name) for name in NAMES}
             found['text'] = {k: v for k, v in getattr(image, 'text', {}).items() if k != _XMP}
-    except (UnidentifiedImageError, OSError, SyntaxError):  # OpenCV reads more files than Pillow
-        return {}
+    # OpenCV reads more files than Pillow
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError):
+        return {'metadata, which cannot be read': True}
     if exif:
         exif[ExifTags.Base.Orientation] = 1
         found['exif'] = exif.tobytes()

@@ -142,7 +142,9 @@ class ImageClip:
             tags=tags,
             alpha=stored.shape[-1] == 4,
             interlaced=False,
-            lost=tuple(f'{NAMES[name]} of the images' for name in read_metadata(self._paths[0])),
+            lost=tuple(
+                f'{NAMES.get(name, name)} of the images' for name in read_metadata(self._paths[0])
+            ),
         )
 
     def identity(self) -> str:

@@ -546,6 +546,19 @@ class TestVideo:
         colour = to_array(frame, 'rgb24', EXACT).reshape(-1, 3).mean(0)
         assert np.abs(colour - red[0, 0]).max() <= 2
 
+    def test_a_palette_is_rgb(self, tmp_path, walk):
+        source = tmp_path / 'in.avi'
+        with av.open(str(source), 'w') as container:
+            stream = container.add_stream('rawvideo', rate=25)
+            stream.width, stream.height, stream.pix_fmt = 128, 96, 'pal8'
+            for image in walk[:2]:
+                frame = av.VideoFrame.from_ndarray(image, format='rgb24').reformat(format='rgb8')
+                palette = np.arange(256, dtype=np.uint8)
+                planes = frame.to_ndarray(), np.repeat(palette[:, None], 4, 1)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format='pal8')))
+        given = open_clip(source).format
+        assert (given.chroma, given.tags['colorspace']) == ('444', 1)
+
     def test_hdr_as_images_states_its_colours(self, tmp_path, write_video, walk, caplog):
         tags = dict(colorspace=9, color_range=1, color_primaries=9, color_trc=16)
         light = 'master-display=G(8500,39850)B(6550,2300)R(35400,14600)WP(15635,16450)L(10,1)'
@@ -761,6 +774,12 @@ class TestImages:
         self.described(tmp_path / 'in' / '1.png', walk[0], 1)
         restore_clip(tmp_path / 'in', tmp_path / 'out.mp4', copier())
         assert 'not copied: ICC profile of the images; EXIF of the images' in caplog.text
+
+    def test_metadata_that_cannot_be_read_is_named(self, tmp_path, walk, caplog, monkeypatch):
+        source = self.described(tmp_path / 'in.png', walk[0], 1)
+        monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)
+        restore_clip(source, tmp_path / 'out.png', copier())
+        assert 'not copied: metadata, which cannot be read' in caplog.text
 
     def test_profile_of_other_colours_is_named(self, tmp_path, walk, caplog):
         source = self.described(tmp_path / 'lab.png', walk[0], 1)
