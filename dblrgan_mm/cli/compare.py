@@ -2,7 +2,8 @@
 
     dblrgan-mm compare work_dirs/compare --data gopro=data/GOPRO_Large:test \\
         --method DBLRNet=dblrnet_gopro:CHECKPOINT \\
-        --method NAFNet=baselines/nafnet_gopro:CHECKPOINT
+        --method NAFNet=baselines/nafnet_gopro:CHECKPOINT \\
+        --method MAXIM=frames/maxim
 
 prints a table whose first row is the blurry input, and writes it as Markdown, CSV and JSON, with a
 plot, restored frames and picture grids. A method that has already finished with the same config,
@@ -42,9 +43,9 @@ def main() -> None:
     )
     add('--layout-args', nargs='+', action=launch.KeyValue, default={}, metavar='KEY=VALUE',
         help='arguments of the layout, e.g. exposure=3ms24ms')  # fmt: skip
-    add('--method', action='append', default=[], metavar='NAME=CONFIG[:CHECKPOINT]',
+    add('--method', action='append', default=[], metavar='NAME=CONFIG[:CHECKPOINT]|FOLDER',
         help='restorer, repeat for several; without a checkpoint: random weights, to measure the '
-        'cost')  # fmt: skip
+        'cost. FOLDER has frames that another program restored: DATA/CLIP/FRAME.png')  # fmt: skip
     add('--device', default='auto', help='auto, cpu, cuda or cuda:1 (default: auto)')
     add('--workers', type=launch.positive, default=os.cpu_count(), metavar='N',
         help='scoring processes (default: one per CPU core)')  # fmt: skip
@@ -78,9 +79,12 @@ def _parse_data(text: str, layout: str, layout_args: dict[str, str]) -> Any:
 
 
 def _parse_method(text: str) -> Any:
+    from dblrgan_mm.comparison.outside import Folder
     from dblrgan_mm.comparison.restoring import Method
 
     name, _, place = text.partition('=')
+    if name and place and Path(place).is_dir():
+        return Folder(_plain(name), place)
     config, _, checkpoint = place.partition(':')
     if not (name and config):
         raise UserError(f'--method takes NAME=CONFIG or NAME=CONFIG:CHECKPOINT, got {text!r}')

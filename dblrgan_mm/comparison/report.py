@@ -18,7 +18,7 @@ _LABELS = {
     'lpips': ('LPIPS', 4),
     'warping_error': ('warping error, 1e-3', 3),
 }
-_COSTS = {
+COSTS = {
     'parameters': ('parameters, M', 1e-6, 3),
     'macs': ('GMAC per frame', 1e-9, 2),
     'fps': ('frames per second', 1.0, 2),
@@ -67,17 +67,14 @@ def markdown(results: dict[str, dict], data: Sequence[str]) -> str:
         means = {method: mean_scores(given) for method, given in rows.items()}
         scores = [score for score in _LABELS if any(score in mean for mean in means.values())]
         some = rows[INPUT]
-        sizes = {
-            'x'.join(map(str, result['cost']['data'][name]['size']))
-            for result in results.values()
-            if result.get('cost')
-        }
+        costs = [result['cost']['data'][name] for result in results.values() if result.get('cost')]
+        sizes = {'x'.join(map(str, cost['size'])) for cost in costs if 'size' in cost}
         clips = sorted({row['clip'] for row in some})
         parts.append(
             f'{name}: {len(some)} frames of {len(clips)} clips'
             + (f', {", ".join(sizes)}' if sizes else '')
         )
-        heads = ['', *(_LABELS[score][0] for score in scores), *(c[0] for c in _COSTS.values())]
+        heads = ['', *(_LABELS[score][0] for score in scores), *(c[0] for c in COSTS.values())]
         lines = [heads, ['---', *['---:'] * (len(heads) - 1)]]
         for method, result in results.items():
             if 'failed' in result:
@@ -88,7 +85,7 @@ def markdown(results: dict[str, dict], data: Sequence[str]) -> str:
             given = cost['data'][name] | dict(parameters=cost['parameters'])
             cells += [
                 _number(None if given.get(key) is None else given[key] * factor, digits)
-                for key, (_, factor, digits) in _COSTS.items()
+                for key, (_, factor, digits) in COSTS.items()
             ]
             lines.append([method, *cells])
         parts.append(_table(lines))
@@ -138,12 +135,13 @@ def plot(results: dict[str, dict], data: Sequence[str], path: Path) -> None:
             cost = result['cost']
             if 'psnr' not in mean:  # every frame is restored perfectly: PSNR is infinite
                 continue
-            if method == INPUT:
-                axes.axhline(mean['psnr'], color='grey', linestyle='--', linewidth=1, label=method)
+            macs = cost['data'][name].get('macs') if cost else None
+            if macs is None:  # the input, or a method of unknown cost
+                color = 'grey' if method == INPUT else None
+                axes.axhline(mean['psnr'], color=color, linestyle='--', linewidth=1, label=method)
             else:
-                cost_here = cost['data'][name]['macs'] * 1e-9
-                axes.plot(cost_here, mean['psnr'], marker='o', linestyle='', label=method)
-                costs.append(cost_here)
+                axes.plot(macs * 1e-9, mean['psnr'], marker='o', linestyle='', label=method)
+                costs.append(macs)
         if costs and max(costs) > 5 * min(costs):
             axes.set_xscale('log')
         axes.margins(0.2)

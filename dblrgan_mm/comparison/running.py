@@ -21,6 +21,7 @@ from dblrgan_mm import files
 from dblrgan_mm.clips import clip_store
 from dblrgan_mm.clips.clip import Clip
 from dblrgan_mm.comparison import lpips_weights
+from dblrgan_mm.comparison.outside import Folder
 from dblrgan_mm.comparison.report import INPUT, SHARP, largest_difference
 from dblrgan_mm.comparison.restoring import Clips, Method, frame_file, restore
 from dblrgan_mm.errors import UserError
@@ -34,21 +35,27 @@ class Comparison:
     Args:
         out: output folder; ``methods/<name>`` in it holds restored frames and ``result.json``.
         data: the data sets to restore.
-        methods: the restorers.
+        methods: the restorers, and folders that other programs restored.
         device: where the models run.
         workers: number of scoring processes.
 
     Raises:
-        UserError: if data are missing or a config cannot be read.
+        UserError: if data are missing, or a config or a restored folder is faulty.
     """
 
     def __init__(
-        self, out: Path, data: list[Clips], methods: list[Method], device: str, workers: int
+        self,
+        out: Path,
+        data: list[Clips],
+        methods: list[Method | Folder],
+        device: str,
+        workers: int,
     ) -> None:
         self.out = out
         self.data = data
         self.device = device
         self.clips: Named = {given.name: {c.name: c for c in given.load()} for given in data}
+        self._outside = {row.name: row for row in methods if isinstance(row, Folder)}
         source = self._source()
         # computed up front, so that a faulty config is reported before any method runs
         self.marks = {self.folder(row): self._mark(row, source) for row in (INPUT, *methods, SHARP)}
@@ -60,11 +67,13 @@ class Comparison:
         """Number of frames that each method restores."""
         return sum(len(clip.frames) for named in self.clips.values() for clip in named.values())
 
-    def result(self, method: Method | str, advance: Callable[[int], None]) -> dict[str, Any]:
+    def result(
+        self, method: Method | Folder | str, advance: Callable[[int], None]
+    ) -> dict[str, Any]:
         """Return the result of a method; reuses a stored result with the same fingerprint.
 
         Args:
-            method: the restorer; or 'input' or 'sharp' for the unchanged clips.
+            method: the restorer or folder; or 'input' or 'sharp' for the unchanged clips.
             advance: called with a number of frames as soon as these are done.
 
         Returns:
@@ -85,7 +94,7 @@ class Comparison:
         return result
 
     def _run(
-        self, method: Method | str, folder: Path, advance: Callable[[int], None]
+        self, method: Method | Folder | str, folder: Path, advance: Callable[[int], None]
     ) -> dict[str, Any]:
         scoring: list[Future] = []
 
@@ -94,7 +103,8 @@ class Comparison:
             scoring.append(self.pool.submit(score_one, given, self.clips[given][clip], places))
 
         cost: dict | None = None
-        if isinstance(method, str):
+        restored = not isinstance(method, Method)
+        if restored:
             for given, named in self.clips.items():
                 for clip in named:
                     score(given, clip)
@@ -109,8 +119,10 @@ class Comparison:
             except (AssertionError, ValueError, OSError) as error:
                 return dict(failed=f'cannot be scored: {_first_line(error)}')
             rows += found
-            if isinstance(method, str):
+            if restored:
                 advance(len(found))
+        if isinstance(method, Folder):
+            cost = method.cost(self.clips)
         order = list(self.clips)
         rows.sort(key=lambda row: (order.index(row['data']), row['clip'], row['frame']))
         return dict(rows=rows, cost=cost)
@@ -154,13 +166,19 @@ class Comparison:
             score(given, clip)
         return values[0]
 
-    def folder(self, method: Method | str) -> Path:
+    def folder(self, method: Method | Folder | str) -> Path:
         """Return the folder of a method, given itself or its name."""
         return self.out / 'methods' / (method if isinstance(method, str) else method.name)
 
-    def places(self, method: Method | str, given: str, clip: str) -> list[str]:
-        """Return the places of a clip's frames: restored ones, or its own for INPUT and SHARP."""
+    def places(self, method: Method | Folder | str, given: str, clip: str) -> list[str]:
+        """Return the places of a clip's frames: restored ones, or its own for INPUT and SHARP.
+
+        The method is given itself or by its name.
+        """
         found = self.clips[given][clip]
+        outside = self._outside.get(method if isinstance(method, str) else method.name)
+        if outside is not None:
+            return outside.places(given, found, sum(map(len, self.clips.values())) == 1)
         if method in (INPUT, SHARP):
             return list(found.blurry if method == INPUT else found.sharp)
         folder = self.folder(method)
@@ -198,9 +216,15 @@ class Comparison:
                 parts.append((clip.name, clip.frames, states))
         return parts
 
-    def _mark(self, method: Method | str, source: list[Any]) -> str:
+    def _mark(self, method: Method | Folder | str, source: list[Any]) -> str:
         """Return a digest of what a result depends on: source, config, checkpoint and device."""
         parts = list(source)
+        if isinstance(method, Folder):
+            method.cost(self.clips)
+            for given, named in self.clips.items():
+                for clip in named:
+                    self.places(method, given, clip)
+            parts.append(method.state())
         if isinstance(method, Method):
             try:
                 config = Config.fromfile(method.config, import_custom_modules=False)

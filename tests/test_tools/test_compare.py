@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -51,27 +52,34 @@ def table(text: str) -> dict[str, list[str]]:
 
 @pytest.mark.slow
 def test_from_end_to_end(call_tool, sample_root, config, checkpoint, tmp_path, repo):
-    out = tmp_path / 'out'
+    out, outside = tmp_path / 'out', tmp_path / 'frames'
+    for clip in (sample_root / 'test').iterdir():
+        shutil.copytree(clip / 'blur', outside / clip.name)
+    (outside / 'cost.json').write_text('{"data": {"clips": {"fps": 0.25}}}')
     arguments = (
         'compare', out, '--device', 'cpu', '--workers', 2,
         '--data', f'clips={sample_root}:test',
         '--method', f'identity={config}:{checkpoint}',
+        '--method', f'outside={outside}',
         '--method', f'other={repo}/configs/small/dblrnet.py:{checkpoint}',
     )  # fmt: skip
     first = call_tool(*arguments)
     assert first.code == 1, 'a method failed'
     assert 'failed: other' in first.err
     rows = table(first.out)
-    assert list(rows) == ['', '---', 'input', 'identity', 'other', 'sharp']
+    assert list(rows) == ['', '---', 'input', 'identity', 'outside', 'other', 'sharp']
     assert rows['sharp'][0] == '', 'infinite'
     assert rows['sharp'][2] == '1.0000'
     assert rows['identity'][:2] == rows['input'][:2]
+    assert rows['outside'] == [*rows['input'][:-4], '', '', '0.25', '']
     assert 'another architecture' in rows['other'][0]
     assert (out / 'table.md').read_text() in first.out
 
     with (out / 'scores.csv').open() as file:
         frames = list(csv.DictReader(file))
-    assert [row['method'] for row in frames] == ['input'] * 20 + ['identity'] * 20 + ['sharp'] * 20
+    assert [row['method'] for row in frames] == [
+        name for name in ('input', 'identity', 'outside', 'sharp') for _ in range(20)
+    ]
     row = frames[3]
     folder = sample_root / 'test' / row['clip']
     blurry, sharp = (cv2.imread(str(folder / s / f'{row["frame"]}.png')) for s in ('blur', 'sharp'))
@@ -93,7 +101,7 @@ def test_from_end_to_end(call_tool, sample_root, config, checkpoint, tmp_path, r
         'clips_sam2_blocks_carry.png',
         'clips_sam2_blocks_two_hands.png',
     ]
-    assert cv2.imread(str(grids[0])).shape[1] == 3 * 256, 'input, identity, sharp'
+    assert cv2.imread(str(grids[0])).shape[1] == 4 * 256, 'input, identity, outside, sharp'
     assert cv2.imread(str(out / 'quality_cost.png')) is not None
 
     stored = out / 'methods' / 'identity' / 'result.json'
