@@ -29,7 +29,7 @@ Named = dict[str, dict[str, Clip]]  # clips by data set name and clip name
 
 
 class Comparison:
-    """Restores and scores with one method after another; skips methods that are done.
+    """Restores and scores with one method after another; reuses results of finished methods.
 
     Args:
         out: output folder; ``methods/<name>`` in it holds restored frames and ``result.json``.
@@ -65,7 +65,7 @@ class Comparison:
 
         Args:
             method: the restorer; or 'input' or 'sharp' for the unchanged clips.
-            advance: called with a number of frames as soon as these are done.
+            advance: called with the number of frames that were just finished.
 
         Returns:
             ``rows``, the scores of all frames with 'data', 'clip' and 'frame', and ``cost``; or
@@ -133,7 +133,7 @@ class Comparison:
         child.start()
         kind = ''
         while kind not in ('failed', 'cost'):
-            alive = child.is_alive()  # read before the queue, to miss no last message
+            alive = child.is_alive()  # checked before the queue, so that no last message is missed
             try:
                 kind, *values = messages.get(timeout=1)
             except queue.Empty:

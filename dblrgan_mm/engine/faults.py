@@ -23,7 +23,7 @@ class NonFiniteHook(Hook):
     """Logs the steps that a ``GuardedOptimWrapper`` skipped, and stops the run after too many.
 
     After a skipped iteration the batch statistics are restored, because a single non-finite value
-    would stay in them forever. Ours.
+    would stay in them forever. The method is our own.
 
     Args:
         max_in_a_row: the run stops on all processes after this many non-finite steps in a row.
@@ -84,9 +84,10 @@ class NonFiniteHook(Hook):
                 continue
             whose = f' of the {name}' if name else ''
             runner.logger.warning(
-                f'Up to iteration {iteration}: loss or gradient{whose} not finite or overflowed '
-                f'in {skipped} of the last {self.every} iterations; these steps were skipped '
-                f'({player.skipped["non-finite"]} not finite so far, {player.in_a_row} in a row)'
+                f'Up to iteration {iteration}: loss or gradient{whose} was not finite or '
+                f'overflowed in {skipped} of the last {self.every} iterations; these steps were '
+                f'skipped ({player.skipped["non-finite"]} not finite so far, '
+                f'{player.in_a_row} in a row)'
             )
             self._stop_if_too_many(runner, name, player, data_batch, outputs)
 
@@ -111,7 +112,7 @@ class NonFiniteHook(Hook):
             )
             return
         runner.logger.warning(
-            f'Iteration {iteration}: loss or gradient{whose} not finite; step skipped on all '
+            f'Iteration {iteration}: loss or gradient{whose} was not finite; step skipped on all '
             f'processes ({player.skipped["non-finite"]} so far, {player.in_a_row} in a row)'
         )
         self._stop_if_too_many(runner, name, player, data_batch, outputs)
@@ -179,5 +180,5 @@ def _samples(data_batch: Any) -> list:
 
 
 def window_names(data_batch: Any) -> list[str]:
-    """Return '<clip>/<centre frame>' per window of a batch, or '' if ``PackInputs`` dropped it."""
+    """Return '<clip>/<centre frame>' per window of a batch; '' if ``PackInputs`` left it out."""
     return [sample.metainfo.get('key', '') for sample in _samples(data_batch)]

@@ -115,7 +115,7 @@ def restore_clip(
     with (
         files.report_write_errors(
             target,
-            'Finished frames are kept; make room, then run the same command with --resume',
+            'Finished frames are kept; free some space, then run the same command with --resume',
         ),
         files.sole_writer(part, temporary=True),
     ):
@@ -241,7 +241,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def begun_dtype(target: Path) -> str | None:
     """Return the dtype of the unfinished run for a target, e.g. 'bfloat16'; None if there is none.
 
-    It is part of ``Deblurrer.identity``.
+    It is taken from the stored ``Deblurrer.identity``.
     """
     place = files.behind_link(target)
     network = read_settings(place.with_name(place.name + '.part')).get('network', '')
@@ -253,7 +253,7 @@ def restored_frames(
 ) -> Iterator[ClipFrame]:
     """Yield the restored frames of a clip from ``options.start + done`` on.
 
-    Frames before and after the restored part are read, too, as neighbours in its windows.
+    Frames before and after the restored part are also read, as neighbours in its windows.
     """
     reach = deblurrer.network.num_frames // 2
     first = options.start + done

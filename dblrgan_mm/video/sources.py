@@ -17,7 +17,7 @@ logger = logging.getLogger('dblrgan_mm')
 def expand(source: Path) -> list[Path]:
     """Return the sources a path stands for: itself, or the videos and frame folders inside it.
 
-    Whatever else a folder contains, except hidden files, is named in the log.
+    All other files of a folder, except hidden ones, are named in the log.
     """
     if not source.exists():
         raise UserError(f'{source}: no such file or folder; check the path')

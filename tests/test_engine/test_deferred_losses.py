@@ -84,7 +84,7 @@ class TestNonFinite:
             self.iterate(runner, hook, math.nan if i in (2, 3) else 1.0)
         (line,) = caplog.messages
         assert line == (
-            'Up to iteration 5: loss or gradient not finite or overflowed in 2 of the last 5 '
+            'Up to iteration 5: loss or gradient was not finite or overflowed in 2 of the last 5 '
             'iterations; these steps were skipped (2 not finite so far, 0 in a row)'
         )
 

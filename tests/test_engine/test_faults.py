@@ -56,8 +56,8 @@ class TestNonFinite:
         assert all(torch.equal(after[name], before[name]) for name in before)
         (line,) = caplog.messages
         assert line == (
-            'Iteration 2: loss or gradient not finite; step skipped on all processes (1 so far, 1 '
-            'in a row)'
+            'Iteration 2: loss or gradient was not finite; step skipped on all processes (1 so '
+            'far, 1 in a row)'
         )
         iterate(runner, [hook])
         changed = state(runner)

@@ -60,5 +60,5 @@ def test_a_longer_run_keeps_what_the_optimiser_found_out():
 
 def test_other_groups_of_weights():
     changed = runner(paramwise_cfg=dict(bias_lr_mult=2.0))
-    with pytest.raises(LaunchError, match=r'other groups than the checkpoint: .*paramwise_cfg'):
+    with pytest.raises(LaunchError, match=r'parameter groups of the config differ .*paramwise_cfg'):
         use_changed_settings(changed, saved(runner()))

@@ -1055,7 +1055,7 @@ class TestRefused:
 
         with monkeypatch.context() as patch:
             patch.setattr(files, 'put_in_place', full)
-            with pytest.raises(UserError, match=r'is full\. Finished frames are kept; make room'):
+            with pytest.raises(UserError, match=r'is full\. Finished frames are kept; free some'):
                 restore_clip(source, tmp_path / name, copier(), overwrite=True)
         assert not (tmp_path / name).exists()
         restore_clip(source, tmp_path / name, copier(), resume=True)
