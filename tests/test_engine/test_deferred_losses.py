@@ -96,7 +96,7 @@ class TestNonFinite:
         with pytest.raises(UserError, match='not finite 5 times in a row'):
             self.iterate(runner, hook, math.nan)
 
-    def test_not_with_batch_statistics(self, runner):
+    def test_batch_statistics_are_refused(self, runner):
         runner.model = nn.Sequential(nn.BatchNorm2d(2))
         with pytest.raises(LaunchError, match='must be 1 for a model with batch normalisation'):
             NonFiniteHook(interval=5).before_train(runner)

@@ -106,7 +106,7 @@ class TestTrainArguments:
         assert built[0].load_from == str(work_dir.parent / 'start.pth')
         assert not built[0].resume
 
-    def test_resume_named(self, built, work_dir):
+    def test_resume_from_a_given_checkpoint(self, built, work_dir):
         other = work_dir / 'iter_2.pth'
         torch.save(dict(meta={}, state_dict={}), other)
         assert self.train(work_dir, self.start(work_dir), '--resume', other).code == 0
@@ -114,7 +114,7 @@ class TestTrainArguments:
 
     @pytest.mark.parametrize('arguments', [('--resume',), ('--resume', 'iter_4.pth')])
     @pytest.mark.parametrize('damage', ['missing', 'truncated'])
-    def test_resume_from_a_bad_one(self, built, work_dir, arguments, damage):
+    def test_resume_from_a_bad_checkpoint(self, built, work_dir, arguments, damage):
         path = work_dir / 'iter_4.pth'
         if damage == 'missing':
             path.unlink()
@@ -166,7 +166,7 @@ class TestScores:
             'NIQE': ['', '4.5000', ''],
         }
 
-    def test_unknown_type_of_file_is_told_before_the_test(self, tmp_path, monkeypatch):
+    def test_unknown_file_type_is_refused_before_the_test(self, tmp_path, monkeypatch):
         started = []
         monkeypatch.setattr(Runner, 'from_cfg', started.append)
         (tmp_path / 'config.py').write_text('x = 1\n')
@@ -235,7 +235,7 @@ class TestEndToEnd:
         checkpoint = _load_checkpoint(str(trained.work_dir / 'iter_4.pth'))
         assert checkpoint['state_dict']['step_counter'] == 4
 
-    def test_resume_goes_on(self, trained):
+    def test_resume_continues(self, trained):
         assert trained.second.code == 0
         last = Path((trained.work_dir / 'last_checkpoint').read_text())
         assert last == trained.work_dir / 'iter_6.pth'
