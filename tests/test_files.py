@@ -68,7 +68,7 @@ class TestSoleWriter:
         assert self.refusal(tmp_path / 'out') == (
             f'another process is writing to {tmp_path}/out: wait for it, or choose another folder'
         )
-        assert holder.poll() is None, 'the first goes on'
+        assert holder.poll() is None, 'the first process keeps running'
 
     def test_lock_is_free_after_the_first_ends(self, holder, tmp_path):
         holder.stdin.write('\n')

@@ -171,7 +171,7 @@ class TestFileErrors:
     SIZE = 128 + 2 * 12 * 144 * 254 * 3
 
     @pytest.fixture
-    def told(self, real_store, file):
+    def expect_error(self, real_store, file):
         place = load(real_store)[0].blurry[3]
 
         def check(at_start: str, at_reading: str | None = None) -> None:
@@ -182,15 +182,15 @@ class TestFileErrors:
 
         return check
 
-    def test_missing(self, file, told):
+    def test_missing(self, file, expect_error):
         file.unlink()
-        told('is missing from the clip store. Copy it, or run the conversion again.')
+        expect_error('is missing from the clip store. Copy it, or run the conversion again.')
 
     @pytest.mark.parametrize('change', [-1, 1])
-    def test_another_size(self, file, told, change):
+    def test_another_size(self, file, expect_error, change):
         content = file.read_bytes() + b'x'
         file.write_bytes(content[: self.SIZE + change])
-        told(
+        expect_error(
             f'has {self.SIZE + change} bytes, but its header says {self.SIZE}: the file was '
             'truncated or extended. Copy it again, or delete it and run the conversion again.'
         )
@@ -206,16 +206,16 @@ class TestFileErrors:
         file.write_bytes(file.read_bytes()[:100])
         assert f'{file} is not a clip store file (' in message(real_store)
 
-    def test_other_dtype(self, file, told):
+    def test_other_dtype(self, file, expect_error):
         np.save(file, np.zeros((2, 12, 144, 254, 3), np.float16))
-        told(
+        expect_error(
             'is not a clip store file (it holds an array of shape (2, 12, 144, 254, 3) and type '
             f'float16). {self.END}'
         )
 
-    def test_other_number_of_axes(self, file, told):
+    def test_other_number_of_axes(self, file, expect_error):
         np.save(file, np.zeros((24, 144, 254, 3), np.uint8))
-        told(
+        expect_error(
             'is not a clip store file (it holds an array of shape (24, 144, 254, 3) and type '
             f'uint8). {self.END}'
         )
@@ -285,7 +285,7 @@ class TestWriteClip:
         assert file.stat().st_size == clip_store.stored_bytes(clip)
 
     @pytest.mark.parametrize(
-        ('spoil', 'told'),
+        ('spoil', 'reason'),
         [
             (lambda path: path.write_bytes(path.read_bytes()[:9000]), 'cannot be decoded: trunc'),
             (lambda path: path.unlink(), 'does not exist'),
@@ -298,13 +298,13 @@ class TestWriteClip:
         ids=['truncated', 'missing', 'grey', 'smaller'],
     )
     @pytest.mark.parametrize('side', ['blurry', 'sharp'])
-    def test_fault_leaves_the_old_file(self, clip, real_store, file, spoil, told, side):
+    def test_fault_leaves_the_old_file(self, clip, real_store, file, spoil, reason, side):
         before, names = file.read_bytes(), self.leftovers(real_store)
         path = getattr(clip, side)[4]
         spoil(Path(path))
         with pytest.raises(DatasetError) as caught:
             write_clip(clip, file)
-        assert str(caught.value).startswith(f'clip gopro_walk_a, frame 000051: {path} {told}')
+        assert str(caught.value).startswith(f'clip gopro_walk_a, frame 000051: {path} {reason}')
         assert file.read_bytes() == before
         assert self.leftovers(real_store) == names
 

@@ -162,7 +162,9 @@ def test_full_disk_does_not_end_the_run(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, 'No space left on device')
 
     visualizer._vis_backends['LocalVisBackend'].add_scalars = fail
-    told = []
-    monkeypatch.setattr(module, 'print_log', lambda message, *args: told.append(message))
+    logged = []
+    monkeypatch.setattr(module, 'print_log', lambda message, *args: logged.append(message))
     visualizer.add_scalars(dict(loss=1.0))
-    assert told == ['The logged scalars could not be written ([Errno 28] No space left on device)']
+    assert logged == [
+        'The logged scalars could not be written ([Errno 28] No space left on device)'
+    ]

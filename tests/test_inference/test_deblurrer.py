@@ -321,8 +321,8 @@ class TestCompile:
         with caplog.at_level(logging.INFO, logger='dblrgan_mm'):
             restored = list(Deblurrer(network, compile=True)(clip[:5]))
         assert all(np.array_equal(a, b) for a, b in zip(restored, expected, strict=True))
-        told = 'pays off after 9 frames' if faster else 'but only 0.67x as fast'
-        assert told in caplog.text
+        message = 'pays off after 9 frames' if faster else 'but only 0.67x as fast'
+        assert message in caplog.text
         assert len(calls) == (4 + 5 if faster else 4)
 
     def test_failed_compilation_runs_uncompiled(self, clip, caplog, monkeypatch):

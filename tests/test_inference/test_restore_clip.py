@@ -569,17 +569,17 @@ class TestVideo:
         restore_clip(source, tmp_path / 'out', copier())
         assert 'cICP' not in chunks((tmp_path / 'out' / '000002.png').read_bytes())
 
-    @pytest.mark.skipif(not shutil.which('ffprobe'), reason='PyAV does not tell it')
+    @pytest.mark.skipif(not shutil.which('ffprobe'), reason='PyAV does not show it')
     def test_ffv1_keeps_the_shape_of_pixels(self, tmp_path, write_video, walk):
         source = write_video(tmp_path / 'in.mp4', walk, aspect=Fraction(64, 45))
         restore_clip(source, tmp_path / 'out.mkv', copier(), Options(codec='ffv1'))
-        told = subprocess.run(
+        shown = subprocess.run(
             ['ffprobe', '-v', 'error', '-show_frames', tmp_path / 'out.mkv'],
             check=True,
             capture_output=True,
             text=True,
         ).stdout
-        assert told.count('sample_aspect_ratio=64:45') == 12
+        assert shown.count('sample_aspect_ratio=64:45') == 12
         assert_same_pictures(decoded(tmp_path / 'out.mkv')[0], decoded(source)[0], 90)
 
     def test_shape_of_pixels_survives_two_passes(self, tmp_path, write_video, walk):

@@ -130,8 +130,8 @@ class TestFaults:
     @pytest.mark.parametrize('kind', ['truncated', 'empty', 'grey', 'deep', 'lower', 'narrower'])
     @pytest.mark.parametrize('folder', ['blur', 'sharp'])
     def test_image(self, check, real_copy, kind, folder):
-        told = getattr(self, kind)(real_copy / 'train' / 'gopro_walk_a' / folder / '000051.png')
-        assert self.check(check, real_copy) == [f'train/gopro_walk_a, frame 000051: {told}']
+        message = getattr(self, kind)(real_copy / 'train' / 'gopro_walk_a' / folder / '000051.png')
+        assert self.check(check, real_copy) == [f'train/gopro_walk_a, frame 000051: {message}']
 
     def test_missing_partner(self, check, real_copy):
         folder = real_copy / 'train' / 'gopro_walk_a' / 'sharp'

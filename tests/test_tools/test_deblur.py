@@ -212,7 +212,7 @@ class TestManyClips:
         assert made == [['b.mp4', 'd.mp4'], [f'{name}.mp4' for name in 'abcde']]
 
     @pytest.mark.parametrize(
-        ('environment', 'made', 'told'),
+        ('environment', 'made', 'printed'),
         [
             # a batch script without srun is one process, even if its job has several tasks
             (dict(SLURM_PROCID=0, SLURM_NTASKS=2), 'ab', ''),
@@ -231,7 +231,7 @@ class TestManyClips:
         ids=['no step', 'step', 'gaps'],
     )
     def test_slurm_tasks_divide_the_inputs(
-        self, call_tool, video, tmp_path, monkeypatch, environment, made, told
+        self, call_tool, video, tmp_path, monkeypatch, environment, made, printed
     ):
         given = tmp_path / 'given'
         given.mkdir()
@@ -240,7 +240,7 @@ class TestManyClips:
         for name, value in environment.items():
             monkeypatch.setenv(name, str(value))
         result = call_tool('deblur', given, tmp_path / 'out')
-        assert told in result.out + result.err
+        assert printed in result.out + result.err
         assert sorted(p.stem for p in (tmp_path / 'out').glob('*')) == list(made)
 
     def test_next_input_is_restored_after_an_error(self, call_tool, video, tmp_path, monkeypatch):

@@ -552,8 +552,8 @@ class TestCommandLine:
             'finally: assert not {"torch", "av", "dblrgan_mm.datasets"} & set(sys.modules)'
         )
         command = [sys.executable, '-c', code, str(SCRIPT)]
-        told = subprocess.run([*command, '--help'], capture_output=True, text=True, check=True)
-        assert '--window' in told.stdout
+        shown = subprocess.run([*command, '--help'], capture_output=True, text=True, check=True)
+        assert '--window' in shown.stdout
         failed = subprocess.run(
             [*command, tmp_path / 'out', tmp_path / 'gone'], capture_output=True, text=True
         )

@@ -135,19 +135,19 @@ class TestTrainArguments:
         assert done.err.startswith(f'error: no checkpoint {work_dir.parent / "start.pth"}; ')
 
     @pytest.mark.parametrize(('dtype', 'has_bfloat16'), [('bfloat16', True), ('float16', False)])
-    @pytest.mark.parametrize('players', [1, 2])
-    def test_amp(self, built, work_dir, monkeypatch, players, dtype, has_bfloat16):
+    @pytest.mark.parametrize('networks', [1, 2])
+    def test_amp(self, built, work_dir, monkeypatch, networks, dtype, has_bfloat16):
         monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
         capability = (8, 0) if has_bfloat16 else (7, 5)
         monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: capability)
         wrapper = 'dict(type="OptimWrapper", optimizer=dict(type="Adam"))'
-        if players == 2:
+        if networks == 2:
             wrapper = f'dict(constructor="X", generator={wrapper}, discriminator={wrapper})'
         assert self.train(work_dir, f'optim_wrapper = {wrapper}\n', '--amp').code == 0
         found = built[0].optim_wrapper
-        found = [found] if players == 1 else [found.generator, found.discriminator]
-        assert [wrapper.type for wrapper in found] == ['GuardedAmpOptimWrapper'] * players
-        assert [wrapper.dtype for wrapper in found] == [dtype] * players
+        found = [found] if networks == 1 else [found.generator, found.discriminator]
+        assert [wrapper.type for wrapper in found] == ['GuardedAmpOptimWrapper'] * networks
+        assert [wrapper.dtype for wrapper in found] == [dtype] * networks
 
 
 class TestScores:
