@@ -213,7 +213,7 @@ def safe_globals() -> bool:
 
 @functools.cache
 def _named(function: Callable, module: str, name: str) -> Callable:
-    """Return a function for the allow-list that stands for another one, ``module.name``.
+    """Return a function for the allow-list that replaces another one, ``module.name``.
 
     Since torch 2.6, the list also takes pairs (function, name). With such a pair, every load of the
     process fails in torch 2.4 and 2.5.

@@ -176,7 +176,9 @@ def read_config(args: argparse.Namespace) -> Any:
 
 
 def prepare_process(cfg: Any, args: argparse.Namespace) -> None:
-    """Set the environment of a run, and join its process group on a machine without GPUs.
+    """Set the environment of a run, and join its process group if it uses gloo.
+
+    It does on a machine without GPUs, or if the config says so.
 
     Raises:
         LaunchError: if ``--amp`` is given without a GPU, or the launcher's environment variables

@@ -269,7 +269,7 @@ class TestCheckpoint:
             torch.save(checkpoint, path, _use_new_zipfile_serialization=kind != 'legacy')
         message = self.refusal(path)
         assert not trace.exists()
-        assert 'weights_only' not in message, 'no advice to load it all the same'
+        assert 'weights_only' not in message, 'no advice to load it anyway'
         if kind != 'pickle':
             assert 'refused because it would run code (io.open)' in message
 
@@ -328,7 +328,7 @@ class TestNewestCheckpoint:
             launch.newest_checkpoint(str(work_dir))
 
     def test_code_in_the_last_checkpoint_is_refused(self, work_dir):
-        """Somebody may have put it there, so it is not skipped silently."""
+        """It may come from an attacker, so it is not skipped silently."""
         torch.save(dict(meta=Touch(work_dir / 'trace')), work_dir / 'iter_10.pth')
         with pytest.raises(UserError, match='it would run code'):
             launch.newest_checkpoint(str(work_dir))

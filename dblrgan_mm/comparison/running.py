@@ -122,7 +122,7 @@ class Comparison:
         advance: Callable[[int], None],
         score: Callable[[str, str], None],
     ) -> dict[str, Any]:
-        """Restore in a process of its own; return the cost, or why it failed as 'failed'."""
+        """Restore in a separate process; return the cost, or the reason as 'failed'."""
         complete: list[list[str]] = []
         messages = self.context.Queue()
         child = self.context.Process(

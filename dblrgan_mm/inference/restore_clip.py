@@ -197,7 +197,7 @@ def _warn(source: Path, clip: Any) -> None:
 
 
 def _prepare(part: Path, settings: dict[str, Any], overwrite: bool, resume: bool) -> None:
-    """Prepare the folder of the unfinished run: keep its content to resume, or else empty it."""
+    """Prepare the folder of the unfinished run: keep its content for a resume, else empty it."""
     before = read_settings(part)
     if not before and any(p.name not in ('.lock', 'settings.part') for p in part.iterdir()):
         raise UserError(f'{part}: is not an unfinished run of this command; rename or remove it')
@@ -222,7 +222,7 @@ def _prepare(part: Path, settings: dict[str, Any], overwrite: bool, resume: bool
 
 
 def _empty(part: Path) -> None:
-    """Empty a locked folder; remove the file that marks it as an unfinished run last."""
+    """Empty a locked folder; the file that marks it as an unfinished run is removed last."""
     for path in sorted(part.iterdir(), key=lambda path: path.name == 'settings.json'):
         if path.is_dir():
             shutil.rmtree(path)

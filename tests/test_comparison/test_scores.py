@@ -42,7 +42,7 @@ def test_scores_of_sharp_frames(sample_root):
 
 
 def test_lpips_where_its_weights_are(sample_root, tmp_path, monkeypatch):
-    """Uses random weights of AlexNet in place of the downloaded ones."""
+    """Uses random weights of AlexNet instead of the downloaded ones."""
     from torchvision.models import alexnet
 
     scores.lpips_distance.cache_clear()

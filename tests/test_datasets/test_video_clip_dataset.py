@@ -403,7 +403,7 @@ class TestTrainPipeline:
             assert all(len(sign) == 1 for sign in signs)
             seen.append((transposed, *(sign.pop() for sign in signs)))
         for augmentation in zip(*seen, strict=True):
-            assert len(set(augmentation)) == 2, 'each augmentation is on and off by turns'
+            assert len(set(augmentation)) == 2, 'each augmentation is both on and off'
 
     @pytest.mark.parametrize('gt', ['centre', 'window'])
     def test_real_frames_stay_aligned(self, real_copy, config, gt):

@@ -715,7 +715,7 @@ class TestImages:
 
     @staticmethod
     def described(path: Path, image: np.ndarray, orientation: int = 6) -> Path:
-        """Write an image with everything that an image file can state beside its pixels."""
+        """Write an image with all kinds of metadata that an image file can have."""
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation], exif[ExifTags.Base.Make] = orientation, 'Camera'
         exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExposureTime] = 0.01

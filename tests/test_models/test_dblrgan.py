@@ -110,7 +110,7 @@ class TestJudgedClips:
 
 
 class TestGeneratorStepRestoresDiscriminator:
-    """A step of the generator judges with a discriminator that it sets to evaluation."""
+    """A step of the generator temporarily sets the discriminator to evaluation mode."""
 
     def test_weights_frozen_by_the_user_stay_frozen(self, batch):
         model = build()

@@ -64,7 +64,7 @@ class TestData:
             tmp_path / 'b.json',
         )
         assert done.code == 0, done.err
-        assert list(folder.iterdir()) == [], 'LMDB and store are taken away'
+        assert list(folder.iterdir()) == [], 'LMDB and store are removed'
         figures = json.loads((tmp_path / 'b.json').read_text())
         assert (figures['clips'], figures['pairs'], figures['crop']) == (3, 32, 128)
         assert all(speed > 0 for speeds in figures['warm'].values() for speed in speeds)

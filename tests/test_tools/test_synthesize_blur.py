@@ -55,7 +55,7 @@ def moving_frames(count, picture=SHARP, speed=SPEED):
 
 
 def true_blur(time, exposure):
-    """Return what a camera sees of moving_frames around `time`, exposing `exposure` intervals."""
+    """Return what a camera sees around `time` with an exposure of `exposure` intervals."""
     linear = decode_light(cv2.imread(str(SHARP)))
     total = 0
     for t in time + exposure * ((np.arange(64) + 0.5) / 64 - 0.5):

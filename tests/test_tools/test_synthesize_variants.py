@@ -13,7 +13,7 @@ from dblrgan_mm.errors import UserError
 
 @pytest.fixture
 def convert(call_tool, tmp_path):
-    """Run the tool on tmp_path/walk; returns the folder of clips. `run.output` is the printed text."""
+    """Run the tool on tmp_path/walk; returns the folder of clips. `run.output` is its output."""
 
     def run(options, out='out'):
         words = [tmp_path / out, tmp_path / 'walk', *options.split()]

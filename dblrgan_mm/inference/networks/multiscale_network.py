@@ -21,8 +21,8 @@ class StripMultiScaleDBLRNet(StripNetwork):
     - the 3D convolution of the first layer becomes a 2D convolution over the channels of all
       frames, and the factors of the input and the output are folded into the first and the last
       layer;
-    - all scales advance together from strip to strip. A skip connection holds its rows until the
-      rows of the coarser scales have arrived.
+    - all scales process a strip together. A skip connection holds its rows until the rows of the
+      coarser scales have been computed.
 
     All layers are direct convolutions, except for the last one (``winograd.NarrowConv``):
     ``RowWinograd`` is not faster for 64 or 96 maps with few rows.
