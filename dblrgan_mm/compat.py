@@ -163,7 +163,7 @@ def modulated_deform_conv2d(
 def _torchvision_deform(input, offset, mask, weight, bias, stride, padding, dilation):
     from torchvision.ops import deform_conv2d as deform
 
-    # under autocast, only the offset was cast already, and mmcv uses its dtype
+    # under autocast, only the offset has been cast so far, and mmcv uses its dtype
     dtype = offset.dtype
     return deform(
         input.to(dtype),
@@ -213,7 +213,7 @@ def safe_globals() -> bool:
 
 @functools.cache
 def _named(function: Callable, module: str, name: str) -> Callable:
-    """Return a function for the allow-list that stands for another one, ``module.name``.
+    """Return a function for the allow-list that replaces another one, ``module.name``.
 
     Since torch 2.6, the list also takes pairs (function, name). With such a pair, every load of the
     process fails in torch 2.4 and 2.5.
@@ -240,8 +240,8 @@ def _history_statistic(owner: Any, name: str) -> Callable:
 def _safe_loading() -> bool:
     """Prevent MMEngine from running code that is stored in checkpoints.
 
-    MMEngine does not set ``weights_only`` for files, and torch's default was False before 2.6. It
-    loads URLs with False in all versions. On a resume, it also runs the text ``meta['config']``,
+    For files, MMEngine does not set ``weights_only``, and torch's default was False before 2.6. For
+    URLs, it sets False in all versions. On a resume, it also runs the text ``meta['config']``,
     written by its early versions, as a Python file. This patch loads files and URLs with
     ``weights_only=True`` and drops that text. The loaders for pavi and s3 addresses stay unchanged.
     """

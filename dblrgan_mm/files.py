@@ -18,7 +18,8 @@ def sole_writer(folder: Path, temporary: bool = False) -> Iterator[None]:
     """Lock a folder for this process, and create it if needed.
 
     The lock is an operating system lock on ``folder/.lock``. It is released when the process ends,
-    even if it is killed. The file stays, since without it two processes could hold the lock.
+    even if it is killed. The file stays, because two processes could hold the lock if it were
+    removed.
 
     Args:
         folder: folder to lock.
@@ -99,7 +100,7 @@ def write_whole(final: Path, content: bytes) -> None:
         part.write_bytes(content)
         put_in_place(part, final)
     except OSError:
-        with contextlib.suppress(OSError):  # it would hide the first error
+        with contextlib.suppress(OSError):  # another error would hide the first one
             part.unlink(missing_ok=True)
         raise
 
@@ -118,7 +119,7 @@ def sha256(path: Path) -> str:
 def put_in_place(part: Path, final: Path) -> None:
     """Rename a finished file to its final name, so that it is complete even after a power cut.
 
-    If ``final`` is a link, the file that it leads to is replaced.
+    If ``final`` is a link, its target is replaced.
     """
     descriptor = os.open(part, os.O_RDONLY)
     try:
@@ -129,5 +130,5 @@ def put_in_place(part: Path, final: Path) -> None:
 
 
 def behind_link(path: Path) -> Path:
-    """Return where a link leads; any other path is returned unchanged."""
+    """Return the target of a link; return any other path unchanged."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path

@@ -82,7 +82,7 @@ def positive(text: str) -> int:
 
 
 def require_target(target: Path, suffix: str) -> None:
-    """Raise :class:`UserError` unless a file to write has the suffix and lies in a folder."""
+    """Raise :class:`UserError` unless a file to write has the suffix and its folder exists."""
     if target.suffix != suffix:
         raise UserError(f'{target}: must end with {suffix}')
     if not target.parent.is_dir():
@@ -127,7 +127,7 @@ def layout_parser(description: str) -> argparse.ArgumentParser:
 
 
 def load_config(args: argparse.Namespace) -> Any:
-    """Load the config file, and prepare this process for it; see the two functions below."""
+    """Load the config file, and prepare this process for it."""
     cfg = read_config(args)
     prepare_process(cfg, args)
     return cfg
@@ -176,7 +176,9 @@ def read_config(args: argparse.Namespace) -> Any:
 
 
 def prepare_process(cfg: Any, args: argparse.Namespace) -> None:
-    """Set the environment of a run, and join its process group on a machine without GPUs.
+    """Set the environment of a run, and join its process group if it uses gloo.
+
+    It does on a machine without GPUs, or if the config says so.
 
     Raises:
         LaunchError: if ``--amp`` is given without a GPU, or the launcher's environment variables
@@ -209,7 +211,7 @@ def prepare_process(cfg: Any, args: argparse.Namespace) -> None:
                 type='MMDistributedDataParallel', broadcast_buffers=False
             )
             # with find_unused_parameters, DDP sums gradients in the same order in the first
-            # iteration of a process as in all others, which makes a resumed run exact
+            # iteration of a process as in the later ones, which makes a resumed run exact
             cfg.model_wrapper_cfg = dict(wrapper, device_ids=None, find_unused_parameters=True)
 
 
@@ -217,8 +219,8 @@ def use_dataset(cfg: Any, name: str) -> None:
     """Make a config read another data set: its layout, folder and splits.
 
     Args:
-        cfg: an ``mmengine.Config``, changed in place. Blurred KITTI is for tests only, so it loses
-            its training and validation.
+        cfg: an ``mmengine.Config``, changed in place. If the data set is for tests only, as Blurred
+            KITTI, training and validation are removed from the config.
         name: one of ``DATASETS``, or a config file like those in ``configs/_base_/datasets``.
 
     Raises:
@@ -302,7 +304,7 @@ def _require_launcher(launcher: str) -> None:
 
 
 def is_first_process(launcher: str) -> bool:
-    """Return whether this process has rank 0, also before the processes know each other."""
+    """Return whether this process has rank 0, even before there is a process group."""
     return launcher == 'none' or int(os.environ[_RANK_VARIABLES[launcher][0]]) == 0
 
 
@@ -358,7 +360,7 @@ def newest_checkpoint(work_dir: str) -> str | None:
     checkpoint before it is used.
 
     Raises:
-        UserError: if none is intact, or if one that is newer than the first intact one would run
+        UserError: if none is intact, or if a checkpoint newer than the newest intact one would run
             code.
     """
     folder = Path(work_dir)

@@ -1,4 +1,4 @@
-"""Configs, scripts and pages: beside the package in a checkout, inside it in a wheel."""
+"""Find configs, scripts and pages: next to the package in a checkout, inside it in a wheel."""
 
 import base64
 import difflib
@@ -51,7 +51,7 @@ def find_config(name: str) -> str:
 
 
 def _warn_if_edited() -> None:
-    """Warn about configs of an installed wheel that are no longer as they were installed."""
+    """Warn about configs that were edited inside an installed wheel."""
     for file in importlib.metadata.files('dblrgan_mm') or ():
         path = Path(file.locate())
         config = file.as_posix().startswith('dblrgan_mm/.mim/configs/') and path.is_file()

@@ -34,7 +34,7 @@ class TestPatches:
             assert len(compat.apply()) > 1
 
     @pytest.mark.parametrize('version', ['2.0.1', '10.0.0'])
-    def test_numpy_2_or_later_beside_an_old_torch(self, monkeypatch, version):
+    def test_numpy_2_with_an_old_torch_is_refused(self, monkeypatch, version):
         monkeypatch.setattr(compat, '_applied', None)
         monkeypatch.setattr(torch, '__version__', '2.2.1+cpu')
         monkeypatch.setattr(np, '__version__', version)
@@ -126,7 +126,7 @@ class TestCheckpoints:
         names = {f'{entry.__module__}.{entry.__name__}' for entry in entries}
         assert {'builtins.getattr', 'numpy.core.multiarray.scalar'} <= names
 
-    def test_getattr_is_no_way_to_run_code(self, tmp_path):
+    def test_getattr_cannot_run_code(self, tmp_path):
         class Payload:
             def __reduce__(self):
                 return getattr, (HistoryBuffer, '__init__')

@@ -156,7 +156,7 @@ def test_our_recipe():
 
 
 @pytest.mark.parametrize('name', COMPARED)
-def test_of_a_comparison(name, sample_root):
+def test_configs_of_the_comparison(name, sample_root):
     """Each config builds, accepts the items of the data set, and restores a frame or a clip."""
     cfg = copy.deepcopy(read(FOLDER / name))
     data = dict(layout='gopro', layout_args=None, data_root=str(sample_root))
@@ -193,7 +193,7 @@ def test_of_a_comparison(name, sample_root):
         ('deblurganv2', 'deblurganv2/deblurganv2_fpn-mobilenet_1xb1_gopro.py'),
     ],
 )
-def test_weights_that_mmagic_released_fit(name, theirs):
+def test_weights_released_by_mmagic_can_be_loaded(name, theirs):
     """The generator is the same, under the same name, and frames have the same range."""
     theirs = read(Path(mmagic.__file__).parent / '.mim' / 'configs' / theirs).model
     ours = read(FOLDER / 'baselines' / f'{name}_gopro.py').model

@@ -68,22 +68,22 @@ class TestSoleWriter:
         assert self.refusal(tmp_path / 'out') == (
             f'another process is writing to {tmp_path}/out: wait for it, or choose another folder'
         )
-        assert holder.poll() is None, 'the first goes on'
+        assert holder.poll() is None, 'the first process keeps running'
 
-    def test_free_when_the_first_has_ended(self, holder, tmp_path):
+    def test_lock_is_free_after_the_first_ends(self, holder, tmp_path):
         holder.stdin.write('\n')
         holder.stdin.flush()
         assert holder.stdout.readline() == 'left\n'
         with sole_writer(tmp_path / 'out'):
             pass
 
-    def test_free_after_a_kill(self, holder, tmp_path):
+    def test_lock_is_free_after_a_kill(self, holder, tmp_path):
         holder.kill()
         assert holder.wait() == -9
         with sole_writer(tmp_path / 'out'):
             assert 'another process' in self.refusal(tmp_path / 'out')
 
-    def test_free_after_an_error(self, tmp_path):
+    def test_lock_is_free_after_an_error(self, tmp_path):
         with pytest.raises(ZeroDivisionError), sole_writer(tmp_path / 'out'):
             raise ZeroDivisionError
         with sole_writer(tmp_path / 'out'):
@@ -93,7 +93,7 @@ class TestSoleWriter:
         with sole_writer(tmp_path / 'a' / 'b'):
             assert (tmp_path / 'a' / 'b').is_dir()
 
-    def test_other_folders_are_free(self, holder, tmp_path):
+    def test_other_folders_are_not_locked(self, holder, tmp_path):
         with sole_writer(tmp_path / 'other'):
             pass
 
@@ -151,7 +151,7 @@ class TestRequireSpace:
 
 class TestReportFullDisk:
     @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT])
-    def test_told(self, tmp_path, number):
+    def test_message(self, tmp_path, number):
         with pytest.raises(UserError) as caught, report_full_disk(tmp_path):
             raise OSError(number, os.strerror(number))
         assert str(caught.value) == (
@@ -159,13 +159,13 @@ class TestReportFullDisk:
             'same command again to continue'
         )
 
-    def test_with_another_way_on(self, tmp_path):
+    def test_message_with_other_advice(self, tmp_path):
         with pytest.raises(UserError) as caught, report_full_disk(tmp_path, 'Make room.'):
             raise OSError(errno.ENOSPC, 'No space left on device')
         assert str(caught.value) == f'the disk of {tmp_path} is full. Make room.'
 
     @pytest.mark.parametrize('error', [OSError(errno.EIO, 'Input/output error'), ValueError('x')])
-    def test_other_errors_stay(self, tmp_path, error):
+    def test_other_errors_are_not_changed(self, tmp_path, error):
         with pytest.raises(type(error)) as caught, report_full_disk(tmp_path):
             raise error
         assert caught.value is error
@@ -179,7 +179,7 @@ class TestReportWriteErrors:
         ):
             raise OSError(errno.ENOSPC, 'No space left on device')
 
-    def test_any_other(self, tmp_path):
+    def test_other_write_errors(self, tmp_path):
         target = tmp_path / 'nowhere' / 'out'
         with pytest.raises(UserError) as caught, report_write_errors(target, ''):
             target.write_bytes(b'')

@@ -100,7 +100,7 @@ def test_train(installed, sample_root):
     assert (installed.work / 'work_dirs' / 'dblrgan_sample' / 'iter_2.pth').is_file()
 
 
-def test_messages_hold_without_the_checkout(installed, tmp_path):
+def test_messages_name_paths_of_the_wheel(installed, tmp_path):
     done = installed('check', 'gopro', tmp_path)
     assert done.returncode == 1
     page = installed.site / 'dblrgan_mm' / '.mim' / 'docs' / 'gopro.md'
@@ -124,7 +124,7 @@ def test_a_config_of_another_project(installed, sample_root):
     assert done.stdout == '2 DBLRGAN\n', done.stderr
 
 
-def test_where_mim_looks(installed):
+def test_files_are_where_mim_looks(installed):
     mim = installed.site / 'dblrgan_mm' / '.mim'
     for name in ('model-index.yml', 'configs/dblrgan_gopro.py', 'tools/train.py'):
         assert (mim / name).is_file(), name

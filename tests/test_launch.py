@@ -69,7 +69,7 @@ class TestOptions:
         'option',
         ['steps.2.crop=1', 'steps.x.crop=1', 'model.parts.channels=[1,2', 'model.width.x=1'],
     )
-    def test_that_does_not_fit(self, config, option):
+    def test_option_that_does_not_fit(self, config, option):
         message = refusal(config, '--cfg-options', 'lr=1', option, 'seed=2')
         assert message.startswith(f'--cfg-options {option} does not fit the config: ')
 
@@ -138,7 +138,7 @@ class TestRefusals:
 
 
 class TestEnvironment:
-    def test_matrix_products_that_are_deterministic(self, config, monkeypatch):
+    def test_deterministic_sets_the_cublas_variable(self, config, monkeypatch):
         monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', '')  # so that monkeypatch restores it
         monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG')
         load(config)
@@ -211,7 +211,7 @@ class TestCheckpoint:
             launch.find_checkpoint('work_dirs/a.pth')
         assert str(caught.value) == f'no checkpoint work_dirs/a.pth in {tmp_path}; check the path'
 
-    def test_a_trained_one_passes(self, checkpoint, tmp_path):
+    def test_training_checkpoint_is_accepted(self, checkpoint, tmp_path):
         torch.save(checkpoint, tmp_path / 'good.pth')
         launch.find_checkpoint(str(tmp_path / 'good.pth'))
 
@@ -220,7 +220,7 @@ class TestCheckpoint:
         assert message.startswith(f'no checkpoint {tmp_path / "iter_4.pth"}; ')
         assert 'is a folder' in self.refusal(tmp_path)
 
-    def test_address(self):
+    def test_url_is_refused(self):
         message = self.refusal('https://example.org/dblrgan.pth')
         assert 'download the checkpoint and give the path of the file' in message
 
@@ -250,7 +250,7 @@ class TestCheckpoint:
         assert 'not a checkpoint, or damaged' in self.refusal(path)
 
     @pytest.mark.skipif(not ALLOW_LIST, reason='torch before 2.4 cannot read it safely')
-    def test_no_dictionary(self, tmp_path):
+    def test_not_a_dictionary(self, tmp_path):
         torch.save([torch.zeros(1)], tmp_path / 'list.pth')
         assert 'contains a list, not the weights' in self.refusal(tmp_path / 'list.pth')
 
@@ -269,7 +269,7 @@ class TestCheckpoint:
             torch.save(checkpoint, path, _use_new_zipfile_serialization=kind != 'legacy')
         message = self.refusal(path)
         assert not trace.exists()
-        assert 'weights_only' not in message, 'no advice to load it all the same'
+        assert 'weights_only' not in message, 'no advice to load it anyway'
         if kind != 'pickle':
             assert 'refused because it would run code (io.open)' in message
 
@@ -292,16 +292,16 @@ class TestNewestCheckpoint:
     def cut(self, path: Path) -> None:
         path.write_bytes(path.read_bytes()[:-50])
 
-    def test_the_last(self, work_dir, capsys):
+    def test_last_checkpoint_is_used(self, work_dir, capsys):
         """The named one; iter_12 is from an earlier run in the same folder."""
         assert launch.newest_checkpoint(str(work_dir)) == str(work_dir / 'iter_10.pth')
         assert capsys.readouterr().err == ''
 
-    def test_none_yet(self, tmp_path):
+    def test_no_checkpoint_yet(self, tmp_path):
         assert launch.newest_checkpoint(str(tmp_path)) is None
 
     @pytest.mark.parametrize('damage', ['cut', 'missing'])
-    def test_the_one_before_a_damaged_one(self, work_dir, capsys, damage):
+    def test_checkpoint_before_a_damaged_one(self, work_dir, capsys, damage):
         path = work_dir / 'iter_10.pth'
         self.cut(path) if damage == 'cut' else path.unlink()
         assert launch.newest_checkpoint(str(work_dir)) == str(work_dir / 'iter_4.pth')
@@ -310,7 +310,9 @@ class TestNewestCheckpoint:
         assert str(path) in line
         assert line.endswith('Using the checkpoint before it')
 
-    def test_the_one_before_a_damaged_one_in_a_folder_of_any_name(self, work_dir, capsys):
+    def test_checkpoint_before_a_damaged_one_in_a_folder_named_like_a_message(
+        self, work_dir, capsys
+    ):
         folder = work_dir / 'it would run code'
         folder.mkdir()
         for path in work_dir.glob('*.pth'):
@@ -319,14 +321,14 @@ class TestNewestCheckpoint:
         assert launch.newest_checkpoint(str(folder)) == str(folder / 'iter_10.pth')
         assert 'Using the checkpoint before it' in capsys.readouterr().err
 
-    def test_none_whole(self, work_dir):
+    def test_all_checkpoints_damaged(self, work_dir):
         for path in work_dir.glob('*.pth'):
             self.cut(path)
         with pytest.raises(UserError, match=r'iter_2\.pth.*damaged'):
             launch.newest_checkpoint(str(work_dir))
 
-    def test_code_in_the_last(self, work_dir):
-        """Somebody may have put it there, so it is not skipped silently."""
+    def test_code_in_the_last_checkpoint_is_refused(self, work_dir):
+        """It may come from an attacker, so it is not skipped silently."""
         torch.save(dict(meta=Touch(work_dir / 'trace')), work_dir / 'iter_10.pth')
         with pytest.raises(UserError, match='it would run code'):
             launch.newest_checkpoint(str(work_dir))
@@ -349,23 +351,23 @@ class TestRun:
         return err
 
     @pytest.mark.parametrize('kind', [launch.LaunchError, DatasetError, CheckpointMismatchError])
-    def test_ours_in_one_line(self, kind, capsys):
+    def test_user_error_is_one_line(self, kind, capsys):
         assert self.printed(kind('clip a: wrong. Mend it.'), capsys) == (
             'error: clip a: wrong. Mend it.\n'
         )
 
-    def test_ours_below_others(self, capsys):
+    def test_user_error_as_a_cause_of_other_errors(self, capsys):
         error = RuntimeError('somewhere in MMEngine')
         error.__cause__ = TypeError('while building')
         error.__cause__.__cause__ = DatasetError('no clip in x')
         assert self.printed(error, capsys) == 'error: no clip in x\n'
 
-    def test_the_one_raised_last(self, capsys):
+    def test_last_user_error_is_printed(self, capsys):
         error = UserError('clip a of x: no frame 3')
         error.__cause__ = DatasetError('no frame 3')
         assert self.printed(error, capsys) == 'error: clip a of x: no frame 3\n'
 
-    def test_a_bug_while_handling_ours_keeps_its_traceback(self):
+    def test_bug_while_handling_a_user_error_keeps_its_traceback(self):
         def main() -> None:
             try:
                 raise UserError('no clip in x')
@@ -379,7 +381,7 @@ class TestRun:
         error = DatasetError('clip a: Codec says:\n  no\nsuch image\n')
         assert self.printed(error, capsys) == 'error: clip a: Codec says:   no such image\n'
 
-    def test_data_set_that_is_not_there(self, tmp_path, capsys):
+    def test_missing_data_set(self, tmp_path, capsys):
         def main() -> None:
             VideoClipDataset(data_root=str(tmp_path / 'data'), split='train')
 
@@ -409,7 +411,7 @@ class TestRun:
         assert caught.value.code == 130
         assert capsys.readouterr().err == 'stopped\n'
 
-    def test_reader_that_went_away(self):
+    def test_closed_stdout(self):
         script = "from dblrgan_mm import launch; launch.run(lambda: print('x' * 10**6))"
         with subprocess.Popen(
             [sys.executable, '-c', script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -448,7 +450,7 @@ class TestCommands:
             assert 'local_rank' not in done.stdout
         assert statistics.median(times) < 1
 
-    def test_a_wrong_path_is_told_at_once(self, repo):
+    def test_wrong_path_is_reported_quickly(self, repo):
         start = time.perf_counter()
         done = self.run(repo, 'tools/train.py', 'configs/nowhere.py')
         assert time.perf_counter() - start < 2
@@ -460,7 +462,7 @@ class TestCommands:
 class TestLaunchers:
     """Variables that MMEngine needs in the environment are checked before it fails."""
 
-    def test_mpi_without_the_first_machine(self, monkeypatch):
+    def test_mpi_without_master_addr(self, monkeypatch):
         for name, value in zip(launch._RANK_VARIABLES['mpi'], '021', strict=True):
             monkeypatch.setenv(name, value)
         monkeypatch.delenv('MASTER_ADDR', raising=False)

@@ -1,4 +1,4 @@
-"""Our parts in MMagic's own configs, and MMagic's parts on our data."""
+"""This package's parts in MMagic's own configs, and MMagic's parts on this package's data."""
 
 import subprocess
 import sys

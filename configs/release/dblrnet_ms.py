@@ -1,4 +1,4 @@
-# The package's dblrnet_ms, first part: a constant learning rate, for as long as there is time.
+# The package's dblrnet_ms, first part: a constant learning rate, for any number of iterations.
 # configs/release/dblrnet_ms_decay.py is the last part.
 _base_ = [
     '../_base_/default_runtime.py',

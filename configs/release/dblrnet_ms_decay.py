@@ -1,5 +1,5 @@
 # The package's dblrnet_ms, last part: starts from the averaged weights of the first part and lowers
-# the learning rate to zero. Set load_from to the last checkpoint of the first part; a path
+# the learning rate to a thousandth. Set load_from to the last checkpoint of the first part; a path
 # is relative to the folder in which the command runs.
 _base_ = ['./dblrnet_ms.py']
 

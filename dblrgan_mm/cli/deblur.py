@@ -57,7 +57,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--tile', type=launch.positive, metavar='ROWS',
         help='rows computed at once; affects memory and speed, not the result (default: '
         'automatic)')  # fmt: skip
-    add('--compile', action='store_true', help='compile the network, and keep that if it is faster')
+    add('--compile', action='store_true', help='compile the network, and use that if it is faster')
     add('--side-by-side', action='store_true',
         help='write the blurry frame to the left of the restored frame')  # fmt: skip
     add('--start', type=natural, default=0, metavar='N', help='first frame, counted from 0')
@@ -219,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         share = len(jobs[rank::processes])
         print(f'process {rank} of {processes}: {share} of {len(jobs)} inputs')
     jobs = jobs[rank::processes]
-    if args.resume and args.dtype == 'auto':  # which depends on a measurement of speed
+    if args.resume and args.dtype == 'auto':  # the fastest dtype is measured and may vary
         begun = (begun_dtype(target) for _, target in jobs)
         args.dtype = next((dtype for dtype in begun if dtype), 'auto')
     failed, deblurrer = [], None

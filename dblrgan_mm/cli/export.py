@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     generator = load_generator(find_weights(args.checkpoint))
     place = files.behind_link(target)
     part = place.with_name(f'.{place.stem}.part.onnx')
-    with files.report_write_errors(target, 'Make room and run the same command again'):
+    with files.report_write_errors(target, 'Free some space and run the same command again'):
         try:
             export(generator, part)
             describe(generator, part)
@@ -124,6 +124,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             describe(generator, part, probe=network(probe(network.num_frames)).flatten().tolist())
             files.put_in_place(part, target)
         finally:
-            with contextlib.suppress(OSError):  # it would hide the first error
+            with contextlib.suppress(OSError):  # another error would hide the first one
                 part.unlink(missing_ok=True)
     print(f'{target}: differs from torch by at most {difference:.1e}, over {len(SIZES)} sizes')

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dblrgan_mm.inference.checkpoint import load_generator, publish
 
     generator = load_generator(args.checkpoint)
-    with files.report_write_errors(target, 'Make room and run the same command again'):
+    with files.report_write_errors(target, 'Free some space and run the same command again'):
         written = publish(generator, target, args.trained_on, args.metric)
     print(f'{written}: {written.stat().st_size / 1e6:.2f} MB')
     print(f'architecture: {generator.architecture}')

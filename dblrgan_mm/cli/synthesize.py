@@ -40,7 +40,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--name', help='name of the clip (default: that of the SOURCE)')
     add('--height', type=int, nargs='+', default=[0], dest='heights', metavar='H',
         help='height in pixels to downscale to (default: 0, unchanged); if several are given, one '
-        "is drawn per clip, at most 2/3 of the source's height if possible")  # fmt: skip
+        "is drawn per clip, if possible at most 2/3 of the source's height")  # fmt: skip
     add('--start', type=int, default=0, help='first source frame, counted from 0 (default: 0)')
     add('--count', type=int, default=0,
         help='maximum number of pairs per SOURCE (with --variants, per variant); the rest of the '
@@ -85,8 +85,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help='fraction of clips whose exposure changes from frame to frame, between 0.05 and 1 '
         'interval, as in a hand-held camera (default: 0)')  # fmt: skip
     add('--lights', type=float, nargs=2, default=(1, 1), metavar=('MIN', 'MAX'),
-        help='assume before averaging that clipped pixels are this many times brighter than white, '
-        'drawn once per clip (default: 1 1, not brighter)')  # fmt: skip
+        help='before averaging, treat clipped pixels as this many times brighter than white; drawn '
+        'once per clip (default: 1 1, not brighter)')  # fmt: skip
     add('--sub-frames', type=int, default=8,
         help='sub-frames per source interval (default: 8; fewer for slow variants)')  # fmt: skip
     add('--light', choices=('linear', 'gamma', 'encoded'), default='linear',

@@ -1,4 +1,4 @@
-"""A clip: its blurry and sharp frames in order, and the checks of their files."""
+"""A clip: its blurry and sharp frames in order, and checks of the files."""
 
 import itertools
 import os

@@ -3,7 +3,7 @@
 A store is a folder with ``index.json`` and one file ``<split>/<clip>.npy`` per clip: an array
 (1 or 2, t, h, w, 3), uint8, RGB, in NumPy's own format. The blurry frames come first, then the
 sharp frames. Processes that read the same clip share the system's page cache. The format and the
-idea are ours.
+idea are our own.
 """
 
 import functools
@@ -57,7 +57,7 @@ def load_any(
     """Load the clips of a split of a data set, or of a clip store of it.
 
     Raises:
-        DatasetError: as :func:`load_clips` and :func:`dblrgan_mm.clips.layouts.load_clips`.
+        DatasetError: as in :func:`load_clips` and :func:`dblrgan_mm.clips.layouts.load_clips`.
     """
     load = load_clips if is_store(root) else layouts.load_clips
     return load(layout, root, split, paired, **layout_args)

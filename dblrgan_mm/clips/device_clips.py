@@ -1,6 +1,7 @@
 """The clips of a clip store in device memory, and crops cut from them there.
 
-A place is a row of integers, in the order of :data:`PLACE`. Ours.
+A place says where to cut a crop: a row of integers, in the order of :data:`PLACE`. The method is
+our own.
 """
 
 import math
@@ -13,8 +14,9 @@ from dblrgan_mm.clips import clip_store
 from dblrgan_mm.errors import DatasetError
 from dblrgan_mm.resources import locate
 
-# Number of the clip, its centre frame, first row and column of the crop, flips (bit 0: mirror the
-# rows, bit 1: mirror the columns, bit 2: transpose), and time step: 1, or -1 for reversed time
+# Number of the clip, centre frame of the window, first row and column of the crop, flips (bit 0:
+# mirror the rows, bit 1: mirror the columns, bit 2: transpose), and time step: 1, or -1 if time is
+# reversed
 PLACE = ('clip', 'frame', 'top', 'left', 'code', 'step')
 
 

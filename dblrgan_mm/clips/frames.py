@@ -11,7 +11,7 @@ from dblrgan_mm.errors import UserError
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
-# keep the file's depth and number of channels; apply the orientation tag
+# keep the file's bit depth and number of channels; apply the orientation tag
 AS_STORED = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
 
 

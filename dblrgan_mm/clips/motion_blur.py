@@ -85,8 +85,8 @@ def interpolate(first: np.ndarray, second: np.ndarray, flows: Flows, time: float
     """Interpolate two frames, float32 (h, w, 3), amounts of light, at a time in [0, 1].
 
     Both frames are warped to that time (Jiang et al. 2018, Super SloMo, equation 4) and blended
-    according to their distance in time. Where one would be sampled outside the picture, only the
-    other one counts.
+    according to their distance in time. Where one would be sampled outside the image, only the
+    other one is used.
     """
     forth, back = flows
     both = time * (1 - time)

@@ -76,7 +76,7 @@ def restore(
     """
     place = torch.device(device)
     if place.type == 'cuda':
-        torch.cuda.set_device(place)  # what is measured, and where MMagic's models look
+        torch.cuda.set_device(place)  # used by the measurements and by MMagic's models
     cfg, model = build(method, device)
     dataset = cfg.test_dataloader.dataset
     costs = {

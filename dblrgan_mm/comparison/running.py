@@ -30,7 +30,7 @@ Named = dict[str, dict[str, Clip]]  # clips by data set name and clip name
 
 
 class Comparison:
-    """Restores and scores with one method after another; skips methods that are done.
+    """Restores and scores with one method after another; reuses results of finished methods.
 
     Args:
         out: output folder; ``methods/<name>`` in it holds restored frames and ``result.json``.
@@ -74,7 +74,7 @@ class Comparison:
 
         Args:
             method: the restorer or folder; or 'input' or 'sharp' for the unchanged clips.
-            advance: called with a number of frames as soon as these are done.
+            advance: called with the number of frames that were just finished.
 
         Returns:
             ``rows``, the scores of all frames with 'data', 'clip' and 'frame', and ``cost``; or
@@ -134,7 +134,7 @@ class Comparison:
         advance: Callable[[int], None],
         score: Callable[[str, str], None],
     ) -> dict[str, Any]:
-        """Restore in a process of its own; return the cost, or why it failed as 'failed'."""
+        """Restore in a separate process; return the cost, or the reason as 'failed'."""
         complete: list[list[str]] = []
         messages = self.context.Queue()
         child = self.context.Process(
@@ -145,7 +145,7 @@ class Comparison:
         child.start()
         kind = ''
         while kind not in ('failed', 'cost'):
-            alive = child.is_alive()  # read before the queue, to miss no last message
+            alive = child.is_alive()  # checked before the queue, so that no last message is missed
             try:
                 kind, *values = messages.get(timeout=1)
             except queue.Empty:

@@ -15,7 +15,7 @@ from dblrgan_mm.errors import DatasetError
 
 @DATASETS.register_module()
 class ClipPlacesDataset(Dataset):
-    """Draws the places of crops, which ``ClipsOnDevicePreprocessor`` then cuts. Ours.
+    """Draws the places of crops, which ``ClipsOnDevicePreprocessor`` then cuts. Our own design.
 
     An item has the keys ``places``, (k, 6), int64, the candidates, as described in
     ``dblrgan_mm.clips.device_clips``; ``noise``, (k,), float32; and ``crop_size``. The first

@@ -11,14 +11,14 @@ from torch.utils.data import Dataset
 
 @DATASETS.register_module()
 class PickedCropsDataset(Dataset):
-    """Draws several candidate crops and keeps one, favouring blurry crops over sharp ones. Ours.
+    """Draws several candidate crops and keeps one, favouring blurry crops over sharp ones.
 
-    Most pixels of a random crop need no change, so a network learns little from them. The first
-    candidate is the window that the sampler requests, the others are drawn at random. Let d be the
-    mean absolute difference between the blurry and the sharp centre frame of a crop, in grey
-    levels. The candidate with the largest ``log(d + 0.3) + 0.5 g`` is kept, where g is noise with
-    a standard Gumbel distribution. Among the candidates, a crop is thus kept with a probability
-    proportional to ``(d + 0.3) ** 2``, so nearly sharp crops still occur.
+    The method is our own. Most pixels of a random crop need no change, so a network learns little
+    from them. The first candidate is the window that the sampler requests, the others are drawn at
+    random. Let d be the mean absolute difference between the blurry and the sharp centre frame of a
+    crop, in grey levels. The candidate with the largest ``log(d + 0.3) + 0.5 g`` is kept, where g
+    is noise with a standard Gumbel distribution. Among the candidates, a crop is thus kept with a
+    probability proportional to ``(d + 0.3) ** 2``, so nearly sharp crops still occur.
 
     Args:
         dataset: config of the data set that the candidates are drawn from. Its pipeline loads and

@@ -1,7 +1,7 @@
-"""Training data whose order and augmentation depend only on the seed and the place of a sample.
+"""Training data whose order and augmentation depend only on the seed and a sample's position.
 
 A run can therefore start at any iteration without loading earlier samples, and gets the same
-batches with any number of worker processes. Ours.
+batches with any number of worker processes. The method is our own.
 """
 
 import random
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 
 
 class Place(int):
-    """An index into a data set that knows its place in the endless sequence of samples.
+    """An index into a data set that knows its position in the endless sequence of samples.
 
     Other code, such as MMagic's data sets, can use it as a plain int.
     """
@@ -32,7 +32,7 @@ class Place(int):
 
 @DATA_SAMPLERS.register_module()
 class ResumableSampler(Sampler):
-    """Samples endless permutations of a data set, starting at any place.
+    """Samples endless permutations of a data set, starting at any position.
 
     MMEngine's ``InfiniteSampler`` can only start at the beginning. Here, sample ``p`` of the
     endless sequence is sample ``p % size`` of the permutation seeded with ``p // size``. As in
@@ -51,7 +51,7 @@ class ResumableSampler(Sampler):
         self.start(sync_random_seed() if seed is None else seed, 0)
 
     def start(self, seed: int, place: int) -> None:
-        """Let the next iterator begin at this place, counted in samples of all processes."""
+        """Let the next iterator begin at this position, counted in samples of all processes."""
         self.seed, self.place = seed, place
 
     def __iter__(self) -> Iterator[Place]:
@@ -70,7 +70,7 @@ class ResumableSampler(Sampler):
         return self.size
 
     def set_epoch(self, epoch: int) -> None:
-        """Do nothing; MMEngine's interface requires this method. Places continue across epochs."""
+        """Do nothing, because positions continue across epochs; MMEngine requires this method."""
 
 
 class SeededDataset(Dataset):

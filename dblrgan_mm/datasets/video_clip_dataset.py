@@ -27,7 +27,7 @@ class VideoClipDataset(BaseDataset):
       the window (``gt='window'``, for a discriminator that judges clips); absent if ``gt`` is
       None;
     - ``key``: '<clip>/<name of the centre frame>';
-    - ``middle_of_clip``: whether the centre frame is the middle centre frame of its clip;
+    - ``middle_of_clip``: whether this window is the middle one of its clip;
     - ``num_input_frames`` and ``num_output_frames``.
 
     Args:

@@ -101,7 +101,7 @@ class WholeCheckpointHook(CheckpointHook):
         for name, value in hub['runtime_info'].items():
             if isinstance(value, np.generic):
                 hub['runtime_info'][name] = value.item()
-        # a scheduler stores its milestones in a Counter, which torch before 2.4 refuses to load
+        # MultiStepLR stores its milestones in a Counter, which torch before 2.4 refuses to load
         checkpoint['param_schedulers'] = _plain(checkpoint.get('param_schedulers'))
         store_settings(runner, checkpoint)
         if self._buffers:
@@ -173,8 +173,8 @@ class WholeCheckpointHook(CheckpointHook):
             self.best_ckpt_path_dict = dict.fromkeys(before)
         info = runner.message_hub.runtime_info
         noted = {key: info[key] for key in info if key.startswith(('best_score', 'best_ckpt'))}
-        # skip MMEngine's second save of the last checkpoint: a process with a write error does not
-        # reach it, the other processes do
+        # skip MMEngine's second save of the last checkpoint: only processes without a write error
+        # would reach it
         self._wait = True
         with self._log_write_errors(runner, 'best checkpoint') as faults:
             super()._save_best_checkpoint(runner, metrics)

@@ -23,7 +23,7 @@ class NonFiniteHook(Hook):
     """Logs the steps that a ``GuardedOptimWrapper`` skipped, and stops the run after too many.
 
     After a skipped iteration the batch statistics are restored, because a single non-finite value
-    would stay in them forever. Ours.
+    would stay in them forever. The method is our own.
 
     Args:
         max_in_a_row: the run stops on all processes after this many non-finite steps in a row.
@@ -50,14 +50,16 @@ class NonFiniteHook(Hook):
                 'default_hooks.non_finite.interval must be 1 for a model with batch normalisation, '
                 f'because its statistics are restored after a skipped step; got {self.every}'
             )
-        self._skipped = {name: _sum(player) for name, player in _players(runner)}
+        self._skipped = {
+            name: _skipped_steps(wrapper) for name, wrapper in _guarded_wrappers(runner)
+        }
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        players = [player for _, player in _players(runner)]
-        for player in players:
-            player.forget_outcome()  # one of a GAN's two optimisers may take no step
+        wrappers = [wrapper for _, wrapper in _guarded_wrappers(runner)]
+        for wrapper in wrappers:
+            wrapper.forget_outcome()  # one of a GAN's two optimisers may take no step
         # no accumulated gradients are pending
-        if self.every == 1 and all(player.should_update() for player in players):
+        if self.every == 1 and all(wrapper.should_update() for wrapper in wrappers):
             self._keep_buffers(runner)
 
     def after_train_iter(
@@ -66,29 +68,30 @@ class NonFiniteHook(Hook):
         if self.every > 1:
             self._look_back(runner, data_batch, outputs)
             return
-        for name, player in _players(runner):
-            if player.outcome == 'non-finite':
+        for name, wrapper in _guarded_wrappers(runner):
+            if wrapper.outcome == 'non-finite':
                 _copy(self._buffers, list(float_buffers(runner.model).values()))
-            if player.outcome in ('non-finite', 'overflow'):
-                self._report(runner, name, player, data_batch, outputs)
+            if wrapper.outcome in ('non-finite', 'overflow'):
+                self._report(runner, name, wrapper, data_batch, outputs)
 
     def _look_back(self, runner: Runner, data_batch: Any, outputs: Any) -> None:
         """Log the steps skipped since the last check, if a check is due."""
         iteration = runner.iter + 1
         if iteration % self.every and iteration < runner.max_iters:
             return
-        for name, player in _players(runner):
-            skipped = _sum(player) - self._skipped.get(name, 0)
-            self._skipped[name] = _sum(player)
+        for name, wrapper in _guarded_wrappers(runner):
+            skipped = _skipped_steps(wrapper) - self._skipped.get(name, 0)
+            self._skipped[name] = _skipped_steps(wrapper)
             if not skipped:
                 continue
             whose = f' of the {name}' if name else ''
             runner.logger.warning(
-                f'Up to iteration {iteration}: loss or gradient{whose} not finite or overflowed '
-                f'in {skipped} of the last {self.every} iterations; these steps were skipped '
-                f'({player.skipped["non-finite"]} not finite so far, {player.in_a_row} in a row)'
+                f'Up to iteration {iteration}: loss or gradient{whose} was not finite or '
+                f'overflowed in {skipped} of the last {self.every} iterations; these steps were '
+                f'skipped ({wrapper.skipped["non-finite"]} not finite so far, '
+                f'{wrapper.in_a_row} in a row)'
             )
-            self._stop_if_too_many(runner, name, player, data_batch, outputs)
+            self._stop_if_too_many(runner, name, wrapper, data_batch, outputs)
 
     def _keep_buffers(self, runner: Runner) -> None:
         buffers = list(float_buffers(runner.model).values())
@@ -98,28 +101,28 @@ class NonFiniteHook(Hook):
             self._buffers = [buffer.clone() for buffer in buffers]
 
     def _report(
-        self, runner: Runner, name: str, player: Any, data_batch: Any, outputs: Any
+        self, runner: Runner, name: str, wrapper: Any, data_batch: Any, outputs: Any
     ) -> None:
         iteration = runner.iter + 1
         whose = f' of the {name}' if name else ''
-        if player.outcome == 'overflow':
+        if wrapper.outcome == 'overflow':
             runner.logger.warning(
                 f'Iteration {iteration}: the scaled gradient{whose} overflowed (expected '
                 f'occasionally in mixed precision); step skipped '
-                f'({player.skipped["overflow"]} so far), the loss scale is now '
-                f'{player.loss_scaler.get_scale():g}'
+                f'({wrapper.skipped["overflow"]} so far), the loss scale is now '
+                f'{wrapper.loss_scaler.get_scale():g}'
             )
             return
         runner.logger.warning(
-            f'Iteration {iteration}: loss or gradient{whose} not finite; step skipped on all '
-            f'processes ({player.skipped["non-finite"]} so far, {player.in_a_row} in a row)'
+            f'Iteration {iteration}: loss or gradient{whose} was not finite; step skipped on all '
+            f'processes ({wrapper.skipped["non-finite"]} so far, {wrapper.in_a_row} in a row)'
         )
-        self._stop_if_too_many(runner, name, player, data_batch, outputs)
+        self._stop_if_too_many(runner, name, wrapper, data_batch, outputs)
 
     def _stop_if_too_many(
-        self, runner: Runner, name: str, player: Any, data_batch: Any, outputs: Any
+        self, runner: Runner, name: str, wrapper: Any, data_batch: Any, outputs: Any
     ) -> None:
-        if player.in_a_row < self.max_in_a_row:
+        if wrapper.in_a_row < self.max_in_a_row:
             return
         iteration, whose = runner.iter + 1, f' of the {name}' if name else ''
         file = Path(runner.work_dir) / f'non_finite_iter_{iteration}_rank{get_rank()}.json'
@@ -128,20 +131,22 @@ class NonFiniteHook(Hook):
         file.write_text(json.dumps(dict(iteration=iteration, windows=windows, losses=losses)))
         raise UserError(
             f'stopped at iteration {iteration}: loss or gradient{whose} was not finite '
-            f'{player.in_a_row} times in a row. {file} lists the windows of the last batch. '
+            f'{wrapper.in_a_row} times in a row. {file} lists the windows of the last batch. '
             'Lower the learning rate, set clip_grad, or use bfloat16 or float32, then resume from '
             'the last checkpoint with --resume'
         )
 
 
-def _players(runner: Runner) -> list[tuple[str, Any]]:
+def _guarded_wrappers(runner: Runner) -> list[tuple[str, Any]]:
     wrapper = runner.optim_wrapper
-    players = wrapper.items() if isinstance(wrapper, OptimWrapperDict) else [('', wrapper)]
-    return [(name, player) for name, player in players if isinstance(player, GuardedOptimWrapper)]
+    wrappers = wrapper.items() if isinstance(wrapper, OptimWrapperDict) else [('', wrapper)]
+    return [
+        (name, wrapper) for name, wrapper in wrappers if isinstance(wrapper, GuardedOptimWrapper)
+    ]
 
 
-def _sum(player: Any) -> int:
-    return sum(player.skipped.values())
+def _skipped_steps(wrapper: Any) -> int:
+    return sum(wrapper.skipped.values())
 
 
 def _copy(sources: list[torch.Tensor], targets: list[torch.Tensor]) -> None:
@@ -179,5 +184,5 @@ def _samples(data_batch: Any) -> list:
 
 
 def window_names(data_batch: Any) -> list[str]:
-    """Return '<clip>/<centre frame>' per window of a batch, or '' if ``PackInputs`` dropped it."""
+    """Return '<clip>/<centre frame>' per window of a batch; '' if ``PackInputs`` left it out."""
     return [sample.metainfo.get('key', '') for sample in _samples(data_batch)]

@@ -101,12 +101,12 @@ class CompileGeneratorHook(Hook):
 
 @HOOKS.register_module()
 class DeferredLossesHook(RuntimeInfoHook):
-    """MMEngine's ``RuntimeInfoHook`` that reads losses only when they are needed. Ours.
+    """MMEngine's ``RuntimeInfoHook`` that reads losses only when they are needed.
 
-    MMEngine's hook reads every loss after every iteration. For this it waits for the GPU, and then
-    the GPU is idle until the next iteration starts. This hook reads the losses every ``every``
-    iterations, and before a validation, a checkpoint or the interval of any other hook. What is
-    logged and stored is the same.
+    MMEngine's hook reads every loss after every iteration. Each read waits for the GPU, which then
+    idles until the next iteration starts. This hook, our own design, reads the losses every
+    ``every`` iterations, and before a validation, a checkpoint or the interval of any other hook.
+    What is logged and stored is the same.
 
     Args:
         every: maximum number of iterations between two reads.

@@ -52,10 +52,10 @@ class ResumableTrainLoop(IterBasedTrainLoop):
             set can be any.
 
     Raises:
-        LaunchError: if the sampler is another one; if the number of iterations over which
-            gradients are accumulated does not divide the iterations at which the run validates,
-            saves or ends, or at which a network of a GAN starts training; or if the processes
-            resumed from different checkpoints.
+        LaunchError: if the sampler is another one; if the iterations at which the run validates,
+            saves or ends, or at which a network of a GAN starts training, are not multiples of the
+            number of iterations over which gradients are accumulated; or if the processes resumed
+            from different checkpoints.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         return [hook for hook in self.runner.hooks if isinstance(hook, WholeCheckpointHook)]
 
     def _accumulation(self) -> int:
-        """Return how many iterations pass until no optimiser has accumulated gradients pending."""
+        """Return after how many iterations no optimiser has pending accumulated gradients."""
         wrapper = self.runner.optim_wrapper
         wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         window = math.lcm(*(w._accumulative_counts for w in wrappers))

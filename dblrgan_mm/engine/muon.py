@@ -20,7 +20,7 @@ class ConvMuon(torch.optim.AdamW):
     layers in neural networks", 2024). A convolution's weight is treated as the matrix (out, in x
     k x k). Updates are scaled as in Liu et al., "Muon is scalable for LLM training", 2025, so that
     learning rates for AdamW can be used. AdamW updates biases and layers with at most 8 input or
-    output channels, such as the first and the last layer. This rule is ours.
+    output channels, such as the first and the last layer. This rule is our own.
 
     torch's ``Muon`` takes matrices only. timm's takes convolutions, but computes in bfloat16, which
     takes 2.4 times as long as float32 on a CPU without bfloat16 instructions. Here matrices of the

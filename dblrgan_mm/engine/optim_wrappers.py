@@ -21,9 +21,10 @@ class GuardedOptimWrapper(OptimWrapper):
     gradients are summed over the processes. ``NonFiniteHook`` logs skipped steps and stops the run
     after too many.
 
-    Adam and AdamW use torch's fused kernels, unless the config sets ``fused`` or ``foreach``. These
-    kernels skip a step by themselves, so nothing waits for the GPU until one of the attributes
-    below is read. With other optimisers, ``clip_grad`` or a loss scale, each step waits.
+    Adam, AdamW and the AdamW part of ``ConvMuon`` use torch's fused kernels, unless the config sets
+    ``fused`` or ``foreach``. These optimisers skip a step by themselves, so nothing waits for the
+    GPU until one of the attributes below is read. With other optimisers, ``clip_grad`` or a loss
+    scale, each step waits.
 
     Args:
         optimizer: a torch optimiser.
@@ -95,7 +96,7 @@ class GuardedOptimWrapper(OptimWrapper):
         else:
             outcome = 'non-finite'
         self._uncounted.append(outcome)
-        if len(self._uncounted) > 1000:  # nobody reads the attributes
+        if len(self._uncounted) > 1000:  # nothing has read the attributes
             self._count()
         self._finite_losses = None
 
@@ -222,7 +223,7 @@ class GuardedAmpOptimWrapper(GuardedOptimWrapper):
 
 
 def use_fused_kernels(optimizer: torch.optim.Optimizer) -> None:
-    """Make Adam and AdamW use fused kernels, if torch has them and the config chose no others."""
+    """Make Adam and AdamW use fused kernels if torch has them, unless the config chose others."""
     if not isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
         return
     devices = {p.device.type for group in optimizer.param_groups for p in group['params']}

@@ -1,7 +1,8 @@
-"""Optimiser settings and schedules that were changed before a resume. Ours.
+"""Decide the learning rates, optimiser settings and schedules of a resumed run.
 
-MMEngine stores the rates, the settings of the optimisers and those of the schedules, such as
-``end`` and ``T_max``, in its checkpoints. A resume restores them all, whatever the config says.
+MMEngine stores the learning rates, the settings of the optimisers and those of the schedules, such
+as ``end`` and ``T_max``, in its checkpoints. On a resume it restores them all and ignores the
+config. Here a resume uses the settings of the config. The method is our own.
 """
 
 import itertools
@@ -27,21 +28,21 @@ def use_changed_settings(runner: Runner, checkpoint: dict) -> None:
     """Let a resumed run use the settings of its config, and log those that changed.
 
     If none changed, the checkpoint is left as it is. Otherwise its schedules are replaced by those
-    of the config, advanced to the iteration of the checkpoint. The rates are then those of a run
-    that had the new settings from the start.
+    of the config, advanced to the iteration of the checkpoint. The learning rates are then those of
+    a run that used the new settings from the start.
 
     Args:
-        runner: runner whose optimisers and schedules are built, but not loaded yet.
+        runner: runner whose optimisers and schedules are built, but not loaded from the checkpoint.
         checkpoint: the loaded checkpoint, changed in place.
 
     Raises:
-        LaunchError: if the config divides the weights into other groups than the checkpoint.
+        LaunchError: if the parameter groups of the config differ from those of the checkpoint.
     """
     before = checkpoint['meta'].get(_SETTINGS)
     if before is None:
         runner.logger.warning(
-            'The checkpoint does not say with which settings it was trained: its optimiser '
-            'settings and schedules are used, even where the config has other ones'
+            'The checkpoint does not state the settings that it was trained with: its optimiser '
+            'settings and schedules are used, even where those of the config differ'
         )
         return
     changes = _changes(before, _settings(runner))
@@ -68,15 +69,16 @@ def use_changed_settings(runner: Runner, checkpoint: dict) -> None:
         there = [*state.get('param_groups', []), *filter(None, [state.get('base_param_settings')])]
         if there and len(there) != len(part.param_groups):
             raise LaunchError(
-                'the config divides the weights into other groups than the checkpoint: '
+                'the parameter groups of the config differ from those of the checkpoint: '
                 f'{"; ".join(changes)}. Use the same groups, or start a new run with load_from'
             )
         for old, new in zip(there, part.param_groups, strict=False):
             kept = {key for key in new if key != 'params' and (all_settings or key in scheduled)}
             old.update({key: new[key] for key in kept})
     runner.logger.warning(
-        f'Settings changed since the checkpoint, and are used from iteration {done + 1} on, with '
-        f'the rates that the new schedule has there: {"; ".join(changes)}'
+        'Settings changed since the checkpoint. From iteration '
+        f'{done + 1} on, the new ones are used, with the learning rates of the new schedule at '
+        f'that iteration: {"; ".join(changes)}'
     )
 
 

@@ -11,7 +11,7 @@ from mmengine.evaluator import BaseMetric
 class InputMetric:
     """Applies a metric to the blurry centre frame instead of the restored frame.
 
-    The results are printed as 'input/<name>' next to those of the restored frames.
+    The results are printed as 'input/<name>', next to those of the restored frames.
 
     Args:
         metric: config of an MMagic metric that compares ``pred_img`` with ``gt_img``, such as

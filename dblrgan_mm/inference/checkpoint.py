@@ -247,7 +247,7 @@ def _load(path: Path) -> Any:
 
 
 def _generator_weights(stored: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], bool]:
-    """Extract the generator's weights, and whether they are its moving average.
+    """Return the generator's weights, and whether they are its moving average.
 
     The moving average is preferred if it has been updated. Returns {} if no generator is found.
     """

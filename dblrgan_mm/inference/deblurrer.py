@@ -238,7 +238,7 @@ class Deblurrer:
     def _restore(
         self, batch: list[torch.Tensor], like: Frame, rows: int | None
     ) -> tuple[list[Frame], int]:
-        """Restore a batch; return the frames, and how many rows were computed at once."""
+        """Restore a batch; return the frames, and the number of rows computed at once."""
         with torch.inference_mode():
             windows = torch.stack(batch) if len(batch) > 1 else batch[0][None]
             restored, rows = self._compute(windows, rows)
@@ -289,7 +289,7 @@ class Deblurrer:
         row = len(windows) * width * network.bytes_a_pixel
         if self.device.type == 'cuda':
             free = torch.cuda.mem_get_info(self.device)[0]
-            # 4: input and output of the largest layer, the library's workspace, and a reserve
+            # 4 parts: input and output of the largest layer, the library's workspace, a reserve
             return int(min(height, max(1, free / (4 * row))))
         step = network.row_step
         return min(height, max(step, int(_CACHE / row) // step * step))

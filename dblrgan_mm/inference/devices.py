@@ -1,4 +1,4 @@
-"""Devices: find one, choose a dtype for it, recognise and avoid its lack of memory."""
+"""Find a device and its fastest dtype, recognise out-of-memory errors, keep freed memory."""
 
 import ctypes
 import functools

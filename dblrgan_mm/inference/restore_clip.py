@@ -115,7 +115,7 @@ def restore_clip(
     with (
         files.report_write_errors(
             target,
-            'Finished frames are kept; make room, then run the same command with --resume',
+            'Finished frames are kept; free some space, then run the same command with --resume',
         ),
         files.sole_writer(part, temporary=True),
     ):
@@ -197,7 +197,7 @@ def _warn(source: Path, clip: Any) -> None:
 
 
 def _prepare(part: Path, settings: dict[str, Any], overwrite: bool, resume: bool) -> None:
-    """Prepare the folder of the unfinished run: keep its content to resume, or else empty it."""
+    """Prepare the folder of the unfinished run: keep its content for a resume, else empty it."""
     before = read_settings(part)
     if not before and any(p.name not in ('.lock', 'settings.part') for p in part.iterdir()):
         raise UserError(f'{part}: is not an unfinished run of this command; rename or remove it')
@@ -222,7 +222,7 @@ def _prepare(part: Path, settings: dict[str, Any], overwrite: bool, resume: bool
 
 
 def _empty(part: Path) -> None:
-    """Empty a locked folder; remove the file that marks it as an unfinished run last."""
+    """Empty a locked folder; the file that marks it as an unfinished run is removed last."""
     for path in sorted(part.iterdir(), key=lambda path: path.name == 'settings.json'):
         if path.is_dir():
             shutil.rmtree(path)
@@ -241,7 +241,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def begun_dtype(target: Path) -> str | None:
     """Return the dtype of the unfinished run for a target, e.g. 'bfloat16'; None if there is none.
 
-    It is part of ``Deblurrer.identity``.
+    It is taken from the stored ``Deblurrer.identity``.
     """
     place = files.behind_link(target)
     network = read_settings(place.with_name(place.name + '.part')).get('network', '')
@@ -253,7 +253,7 @@ def restored_frames(
 ) -> Iterator[ClipFrame]:
     """Yield the restored frames of a clip from ``options.start + done`` on.
 
-    Frames before and after the restored part are read, too, as neighbours in its windows.
+    Frames before and after the restored part are also read, as neighbours in its windows.
     """
     reach = deblurrer.network.num_frames // 2
     first = options.start + done

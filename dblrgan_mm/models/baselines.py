@@ -22,7 +22,7 @@ class EDVRDeblurNet(EDVRNet):
 
     def __init__(self, in_channels: int = 3, **kwargs) -> None:
         super().__init__(16 * in_channels, kwargs.pop('out_channels', in_channels), **kwargs)
-        self.img_upsample = nn.PixelShuffle(4)  # gives back the original centre frame
+        self.img_upsample = nn.PixelShuffle(4)  # reassembles the original centre frame
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Restore the centre frames (n, c, h, w) of windows (n, t, c, h, w)."""

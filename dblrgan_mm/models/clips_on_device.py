@@ -9,13 +9,13 @@ from dblrgan_mm.clips.device_clips import DeviceClips
 
 @MODELS.register_module()
 class ClipsOnDevicePreprocessor(DataPreprocessor):
-    """MMagic's ``DataPreprocessor`` with the training clips in device memory. Ours.
+    """MMagic's ``DataPreprocessor`` with the training clips in device memory.
 
-    It accepts the batches of a ``ClipPlacesDataset``, so no pixels pass through the data loader.
-    With a GPU, the usual loader keeps the main process busy for about 1 ms per sample. Other
-    batches, such as those of a validation, are processed as in MMagic.
+    The method is our own. The class accepts the batches of a ``ClipPlacesDataset``, so no pixels
+    pass through the data loader. With a GPU, the usual loader keeps the main process busy for about
+    1 ms per sample. Other batches, such as those of a validation, are processed as in MMagic.
 
-    Each process loads the clips itself, with the first batch. The clips are not part of the model's
+    Each process loads the clips itself, at its first batch. The clips are not part of the model's
     state, and averages of a model do not copy them.
 
     Args:

@@ -1,4 +1,4 @@
-"""DBLRGAN: DBLRNet trained against the discriminator of frame sequences."""
+"""DBLRGAN: DBLRNet trained against a discriminator of frame sequences."""
 
 import contextlib
 from collections.abc import Iterator
@@ -20,12 +20,12 @@ class DBLRGAN(BaseEditModel):
     """A generator and a discriminator, each with its own optimiser.
 
     The generator is trained with a content loss and an adversarial loss (Zhang et al., IEEE TIP
-    28(1), 2019); their weights are ours. The discriminator's input is ours: it must distinguish the
-    sharp clip from the same clip with the restored frame in its centre, so the restored frame must
-    be consistent with its neighbours in time. A discriminator without ``num_frames``, such as those
-    of MMagic, judges the restored frame alone.
+    28(1), 2019). The weights of the two losses are our choice, and so is the discriminator's input:
+    it must distinguish the sharp clip from the same clip with the restored frame in its centre, so
+    the restored frame must be consistent with its neighbours in time. A discriminator without
+    ``num_frames``, such as those of MMagic, judges the restored frame alone.
 
-    Also ours: the discriminator gets sharp and restored clips in one batch, so that its batch
+    Also our choice: the discriminator gets sharp and restored clips in one batch, so that its batch
     statistics do not reveal which is which, and it uses its running statistics when the generator
     is trained.
 
@@ -131,7 +131,10 @@ class DBLRGAN(BaseEditModel):
     def _judged_parts(
         self, restored: torch.Tensor, sharp: torch.Tensor
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Return the same, with the first clip as a list of sharp, restored and sharp frames."""
+        """Return the same as :meth:`judged_clips`, but with the first clip as a list of parts.
+
+        The parts are the sharp frames before, the restored frame, and the sharp frames after.
+        """
         count = self.judged_frames
         given = sharp.shape[1] if sharp.ndim == 5 else 1
         if count is None:
@@ -220,7 +223,7 @@ class DBLRGAN(BaseEditModel):
             optim_d.update_params(loss)
             log_vars.update(logged)
 
-        log_vars.pop('loss', None)  # the sum of one network's losses only: useless in a log
+        log_vars.pop('loss', None)  # only the sum of one network's losses: useless in a log
         self.step_counter += 1
         self._step += 1
         return log_vars
@@ -232,7 +235,7 @@ def _read_step_again(model: DBLRGAN, incompatible_keys: object) -> None:
 
 @contextlib.contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Set a network to evaluation, and each part back to its mode on leaving."""
+    """Set a network to evaluation mode; on leaving, set each part back to its previous mode."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -244,7 +247,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
-    """Compute no gradients of the weights; on leaving, those that had gradients have them again."""
+    """Compute no gradients of the weights; on leaving, enable again those that were enabled."""
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     for weight in weights:
         weight.requires_grad_(False)

@@ -93,7 +93,7 @@ class DBLRNet(nn.Module):
         return sum(isinstance(m, (nn.Conv2d, nn.Conv3d)) for m in self.modules())
 
     def _reset_parameters(self) -> None:
-        """He initialisation; the blocks start near the identity and the output near zero. Ours."""
+        """He initialisation; blocks start near the identity, the output near zero. Our choice."""
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Conv3d)):
                 nn.init.kaiming_normal_(module.weight)

@@ -14,7 +14,7 @@ class FrameSequenceDiscriminator(nn.Module):
     and an output layer. This follows the paper's image discriminator (Zhang et al., IEEE TIP 28(1),
     2019). With ``num_frames=1`` it judges images, as in the paper.
 
-    These parts are ours:
+    These parts are our own:
 
     - The first group of convolutions processes each frame separately and the second joins the maps
       of all frames, so that the sharpness of a frame can be compared with that of its neighbours.

@@ -10,18 +10,19 @@ from torch.nn import functional as F
 from dblrgan_mm.nn.color import rgb_to_luma
 from dblrgan_mm.nn.dblrnet import ResidualBlock, as_windows, require_window
 
-# These give maps a spread of about 1: luma has a mean of about 0.45 and a deviation of about 0.25.
+# These give the maps a standard deviation of about 1: luma has a mean of about 0.45 and a standard
+# deviation of about 0.25.
 MEAN, INPUT_SCALE, OUTPUT_SCALE = 0.45, 4.0, 0.1
 
 
 class MultiScaleDBLRNet(nn.Module):
-    """Restores the centre frame of a window of blurry frames, at a low cost. Ours.
+    """Restores the centre frame of a window of blurry frames, at a low cost. Our own design.
 
     It keeps the idea of DBLRNet (Zhang et al., IEEE TIP 28(1), 2019): a 3D convolution without
     temporal padding merges unaligned frames, followed by residual blocks with long skip
     connections. Most blocks work at coarse scales, as in a U-Net (Ronneberger et al., MICCAI 2015),
     where a 3x3 convolution covers a large area at a low cost. The network predicts the difference
-    to the centre frame, so that details of the frame cannot get lost. There is no normalisation.
+    to the centre frame, so that details of the frame are not lost. There is no normalisation.
 
     With the default arguments it has 0.906 M parameters (``color='rgb'``: 0.908 M) and needs 33.3
     thousand multiply-accumulates per pixel, 1/56 of DBLRNet's. Frames are padded on the right and
@@ -98,7 +99,7 @@ class MultiScaleDBLRNet(nn.Module):
         Valid for crops whose borders are at multiples of :attr:`multiple`, counted from the top
         left corner of the frame.
         """
-        reach = 1  # of the tail; from here on in pixels of the current scale
+        reach = 1  # of the tail; below, in pixels of the current scale
         for decoder in self.decoders:
             reach = -(-(reach + 2 * len(decoder)) // 2)
         reach += 2 * len(self.body)
@@ -107,7 +108,7 @@ class MultiScaleDBLRNet(nn.Module):
         return -(-(reach + 1) // self.multiple) * self.multiple
 
     def _reset_parameters(self) -> None:
-        """He initialisation; blocks start near the identity, and the output near zero. Ours."""
+        """He initialisation; blocks start near the identity, the output near zero. Our choice."""
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)):
                 # each output of a transposed convolution with stride 2 uses one of its four taps

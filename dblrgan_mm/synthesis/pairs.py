@@ -33,8 +33,8 @@ class Footage:
         source: Video, or folder of frames.
         size: Width and height to downscale to.
         pool: Threads that estimate the flows.
-        keep_from: Keep all frames and flows from this frame on, for clips that share them; None
-            keeps only what later pairs of one clip need.
+        keep_from: Number of the first frame to keep, with all later frames and flows, for clips
+            that share them. None: keep only what later pairs of one clip need.
     """
 
     def __init__(

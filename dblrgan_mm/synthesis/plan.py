@@ -17,7 +17,7 @@ from dblrgan_mm.synthesis.clip import Clip
 from dblrgan_mm.synthesis.scan import Scan, output_size, scan
 from dblrgan_mm.synthesis.workers import Workers
 
-SUB_FRAME_MOTION = 2  # pixels that fast objects may move between the sub-frames of a variant
+SUB_FRAME_MOTION = 2  # pixels; motion of fast objects between the sub-frames of a variant, at most
 STILL = 0.02  # picture heights; a shot with less motion at its largest stride has one variant
 
 
@@ -98,7 +98,9 @@ class Shot:
     peaks: np.ndarray
 
     def pairs_from(self, stride: int, reach: int) -> np.ndarray:
-        """Count the consecutive pairs without a soft frame whose first middle is each frame.
+        """Count, for each frame, the pairs of the longest clip that starts with it.
+
+        The frame is the ground truth of the first pair, and no ground truth is a soft frame.
 
         Returns:
             int (n,), one count per frame.
@@ -115,7 +117,7 @@ class Take:
     """A part of a shot.
 
     Attributes:
-        first: First middle frame, counted from the start of the source.
+        first: Ground truth of the first pair, counted from the start of the source.
         peak: Motion of the fastest objects between source frames, in picture heights; None if not
             used.
     """
@@ -222,7 +224,7 @@ def takes_of_shots(shots: list[Shot], recipe: Recipe, stem: str) -> tuple[list[N
 
 
 def runs_in(shot: Shot, stride: int, reach: int) -> Iterator[tuple[int, int]]:
-    """Yield the first middle and the number of pairs of each run without soft frames, in order."""
+    """Yield the runs of pairs without soft ground truth: first ground truth, number of pairs."""
     pairs = shot.pairs_from(stride, reach)
     i = reach
     while i < len(pairs):
@@ -234,11 +236,11 @@ def runs_in(shot: Shot, stride: int, reach: int) -> Iterator[tuple[int, int]]:
 def takes_of_variants(shots: list[Shot], recipe: Recipe, stem: str) -> tuple[list[Named], Counter]:
     """Use every shot `variants` times, each time for one clip of at most `max_pairs` pairs.
 
-    Start and stride are random. The stride is drawn between half of the largest stride that fits
-    and that stride, the start among those that give the most pairs. A stride fits if the motion
-    between blurry frames does not exceed `recipe.motion` and its peak does not exceed twice that.
-    The smallest stride always fits. A shot with little motion has only one variant, so that nearly
-    sharp pairs remain a small fraction of all pairs.
+    Stride and start are random. The stride is drawn between half of the largest stride that fits
+    and that stride. The start is drawn among those that give the most pairs. A stride fits if the
+    motion between blurry frames does not exceed `recipe.motion` and its peak does not exceed twice
+    that. The smallest stride always fits. A shot with little motion has only one variant, so that
+    nearly sharp pairs remain a small fraction of all pairs.
 
     Returns:
         Names, parts and random number generators; and how many shots are too `short`, and how many
@@ -305,9 +307,9 @@ def draw(
 def hand_shutters(pairs: int, rng: np.random.Generator) -> list[float]:
     """Draw shutters as if the camera moved alternately fast and slowly: 0.05 to 1 interval.
 
-    This method is ours. It applies the logistic function to a random walk with noise: neighbouring
-    shutters are similar, and nearly sharp frames occur next to blurry ones. The offset makes about
-    a tenth of the shutters shorter than 0.2 intervals.
+    This method is our own. It applies the logistic function to a random walk with noise:
+    neighbouring shutters are similar, and nearly sharp frames occur next to blurry ones. The offset
+    makes about a tenth of the shutters shorter than 0.2 intervals.
     """
     walk = np.cumsum(rng.normal(0, 0.5, pairs)) + rng.normal(0, 0.5, pairs)
     shutters = 0.05 + 0.95 / (1 + np.exp(-1.6 * (walk - walk.mean()) - 0.8))

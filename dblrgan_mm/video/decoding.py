@@ -208,7 +208,7 @@ class Video:
         seconds = self.read / self.rate
         if None not in (first, last):
             seconds = last - first + 1 / self.rate
-        # The number of frames alone is not enough: it includes frames that an edit list hides
+        # The number of frames is not enough: the stated one includes frames that an edit list hides
         if self.read < 0.9 * self.frames and seconds < 0.9 * self.duration:
             self.faults.append(f'{self.path}: ends after {self.read} of {self.frames} frames')
 
@@ -216,8 +216,8 @@ class Video:
 def _duration(container: Any, stream: Any) -> float:
     """Return the stated duration of a video stream in seconds, or 0.0 if it is unknown.
 
-    The duration of the whole file is used only if there are no other streams, such as sound. ASF
-    (.wmv) states one that includes seconds of buffering before the start.
+    The duration of the whole file is used only if there are no other streams, such as sound. The
+    duration in an ASF file (.wmv) is never used: it includes seconds of buffering before the start.
     """
     if container.format.name == 'asf':
         return 0.0
@@ -260,7 +260,7 @@ def _pixel_aspect(frame: Any) -> Fraction | None:
 
 
 def assume_matrix(frame: Any) -> None:
-    """Set the colour matrix of a frame that does not state it, to what players assume.
+    """Set the colour matrix of a frame that does not state it to the one that players assume.
 
     This is BT.709 for high definition, and BT.601 below. The sizes are those of mpv and VLC.
     FFmpeg's conversion to RGB would assume BT.601 for all sizes.

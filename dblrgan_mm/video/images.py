@@ -1,4 +1,4 @@
-"""Encode frames as image files, and keep what image files state beside their pixels."""
+"""Encode frames as image files, and keep the metadata of image files, such as the ICC profile."""
 
 import io
 import struct
@@ -33,13 +33,13 @@ _XMP = 'XML:com.adobe.xmp'  # the key of XMP among the texts of a PNG
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Return what an image file states beside its pixels, by Pillow's names (see ``NAMES``).
+    """Return the metadata of an image file, by Pillow's names (see ``NAMES``).
 
     The orientation is reset, because ``read_frame`` turns the image upright.
     """
     try:
         with Image.open(path) as image:
-            image.load()  # a PNG may have texts after its pixels
+            image.load()  # a PNG may store texts after its pixels
             exif = image.getexif() if 'exif' in image.info else None
             found = {name: image.info.get(name) for name in NAMES}
             found['text'] = {k: v for k, v in getattr(image, 'text', {}).items() if k != _XMP}
@@ -81,7 +81,7 @@ def encode_frame(
         return png[:header] + _chunk(b'cICP', colours) + png[header:], []
     metadata = dict(metadata or {})
     profile = metadata.get('icc_profile')
-    if profile and profile[16:20] != b'RGB ':  # such as of CMYK, which is converted
+    if profile and profile[16:20] != b'RGB ':  # e.g. a CMYK profile; the pixels are RGB now
         metadata['profile of other colours'] = metadata.pop('icc_profile')
     kept = {name: metadata[name] for name in _KEPT[kind] if name in metadata}
     buffer = io.BytesIO()

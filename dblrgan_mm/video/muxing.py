@@ -35,9 +35,9 @@ def mux(
         given: format of the frames.
         target: path of the file; its suffix selects the container.
         source: video to copy sound, subtitles, chapters and titles from; None: copy nothing.
-        cut: whether the frames are only a part of the source. If so, time starts at the first
-            frame, and sound is cut to the frames, to the nearest packet. Otherwise time starts
-            where the source starts.
+        cut: whether the frames are only a part of the source. If so, time 0 is the first frame, and
+            sound is cut to the frames, at the nearest packet. Otherwise time 0 is the start of the
+            source.
         last_duration: duration of the last frame, in units of the time base. None: the average
             duration of a frame. Ignored if ``cut``.
 
@@ -97,7 +97,7 @@ def _write(
     first = shown[0] if cut else 0
     end = (shown[-1] + interval) * base if cut else None
     last_duration = interval if cut else last_duration or interval
-    # largest number of positions by which a frame is decoded before it is shown
+    # by how many positions a frame is decoded before it is shown, at most
     delay = max(i - bisect.bisect_left(shown, pts) for i, pts in enumerate(times))
     left_out: list[str] = []
     damaged: Counter[str] = Counter()
@@ -144,7 +144,7 @@ def _write(
             if not cut:
                 chapters = original.chapters()
                 out.set_chapters([_shifted(chapter, first * base) for chapter in chapters])
-            # .mp4 and .mov can hide packets before 0 again
+            # .mp4 and .mov can hide packets before time 0, as the source did
             hide = out.format.name != 'matroska'
             flows.append(_copied_packets(original, copies, first * base, end, hide, left_out))
         for _, packet in heapq.merge(*flows, key=lambda item: item[0]):
@@ -223,9 +223,9 @@ def _copy_streams(
 def _can_hold(container: Any, stream: Any) -> bool:
     """Return whether PyAV can write a stream to an output container.
 
-    This is tried out: FFmpeg's lists of supported codecs contain codecs that it then refuses.
-    PyAV also refuses codecs that they lack, though FFmpeg can write some of these (such as G.711
-    in Matroska).
+    The only way to know is to try. FFmpeg's lists of supported codecs contain codecs that it then
+    refuses. PyAV also refuses codecs that are not in these lists, though FFmpeg can write some of
+    them (such as G.711 in Matroska).
     """
     import av
 

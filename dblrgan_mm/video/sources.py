@@ -1,4 +1,4 @@
-"""The videos and folders of images that a path stands for, and their frames."""
+"""Find the videos and folders of images that a path denotes, and read their frames."""
 
 import functools
 import logging
@@ -15,9 +15,9 @@ logger = logging.getLogger('dblrgan_mm')
 
 
 def expand(source: Path) -> list[Path]:
-    """Return the sources a path stands for: itself, or the videos and frame folders inside it.
+    """Return the sources that a path denotes: itself, or the videos and frame folders inside it.
 
-    Whatever else a folder contains, except hidden files, is named in the log.
+    All other files of a folder, except hidden ones, are named in the log.
     """
     if not source.exists():
         raise UserError(f'{source}: no such file or folder; check the path')

@@ -19,7 +19,7 @@ from dblrgan_mm.video.reading import ClipFrame
 
 CONTAINERS = ('.mp4', '.mkv', '.mov')
 CODECS = {'h264': 'libx264', 'h265': 'libx265', 'ffv1': 'ffv1'}
-SEGMENT = 64  # frames encoded into one file, and at most lost by an interrupted run
+SEGMENT = 64  # frames encoded into one file; an interrupted run loses at most these
 _DEFAULT_CRF = {'h264': 17, 'h265': 19}
 
 

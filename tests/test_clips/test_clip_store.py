@@ -69,7 +69,7 @@ class TestLoad:
         (clip,) = load(tmp_path / 'elsewhere')
         assert map_frame(clip.blurry[0]).std() > 5
 
-    def test_sharp_frames_not_asked_for(self, real_store):
+    def test_sharp_frames_not_requested(self, real_store):
         (clip,) = load(real_store, paired=False)
         assert (len(clip.blurry), clip.sharp) == (12, None)
 
@@ -77,11 +77,11 @@ class TestLoad:
 class TestArguments:
     @pytest.mark.parametrize('made', [{}, dict(blur='blur')])
     @pytest.mark.parametrize('asked', [{}, dict(blur='blur')])
-    def test_a_default_may_be_given(self, real_store, made, asked):
+    def test_explicit_default_is_accepted(self, real_store, made, asked):
         change_index(real_store, lambda index: index.update(layout_args=made))
         assert len(load(real_store, **asked)) == 1
 
-    def test_others_are_refused(self, real_store):
+    def test_other_arguments_are_refused(self, real_store):
         change_index(real_store, lambda index: index.update(layout_args=dict(blur='blur_gamma')))
         assert "was made from the gopro layout with {'blur': 'blur_gamma'}" in message(real_store)
 
@@ -93,7 +93,7 @@ class TestIndexErrors:
             'see docs/clip_store.md.'
         )
 
-    def test_conversion_did_not_end(self, real_store):
+    def test_incomplete_conversion(self, real_store):
         change_index(real_store, lambda index: index['splits']['train'].update(complete=False))
         assert message(real_store) == (
             f"the clip store {real_store} holds only part of split 'train': its conversion is "
@@ -148,7 +148,7 @@ class TestIndexErrors:
             '{"format": "web cache"}', '{"format": "dblrgan_mm clip store, version 2"}',
         ],
     )  # fmt: skip
-    def test_index_of_something_else(self, real_store, text):
+    def test_index_json_of_another_tool(self, real_store, text):
         (real_store / 'index.json').write_text(text)
         found = message(real_store)
         assert found.startswith(f'{real_store}/index.json is not a clip store index (')
@@ -158,7 +158,7 @@ class TestIndexErrors:
         (real_store / 'index.json').write_bytes(b'\xff\xfe\x00index')
         assert f'{real_store}/index.json is not a clip store index' in message(real_store)
 
-    def test_index_that_lacks_a_part(self, real_store):
+    def test_index_without_a_required_key(self, real_store):
         text = '{"format": "dblrgan_mm clip store, version 1"}'
         (real_store / 'index.json').write_text(text)
         assert f'{real_store}/index.json is not a clip store index (' in message(real_store)
@@ -171,7 +171,7 @@ class TestFileErrors:
     SIZE = 128 + 2 * 12 * 144 * 254 * 3
 
     @pytest.fixture
-    def told(self, real_store, file):
+    def expect_error(self, real_store, file):
         place = load(real_store)[0].blurry[3]
 
         def check(at_start: str, at_reading: str | None = None) -> None:
@@ -182,49 +182,49 @@ class TestFileErrors:
 
         return check
 
-    def test_missing(self, file, told):
+    def test_missing(self, file, expect_error):
         file.unlink()
-        told('is missing from the clip store. Copy it, or run the conversion again.')
+        expect_error('is missing from the clip store. Copy it, or run the conversion again.')
 
     @pytest.mark.parametrize('change', [-1, 1])
-    def test_another_size(self, file, told, change):
+    def test_another_size(self, file, expect_error, change):
         content = file.read_bytes() + b'x'
         file.write_bytes(content[: self.SIZE + change])
-        told(
+        expect_error(
             f'has {self.SIZE + change} bytes, but its header says {self.SIZE}: the file was '
             'truncated or extended. Copy it again, or delete it and run the conversion again.'
         )
 
     @pytest.mark.parametrize('content', [b'', b'<html>404</html>', b'x' * SIZE])
-    def test_foreign(self, file, real_store, content):
+    def test_not_a_store_file(self, file, real_store, content):
         file.write_bytes(content)
         found = message(real_store)
         assert found.startswith(f'clip gopro_walk_a: {file} is not a clip store file (')
         assert found.endswith(f'). {self.END}')
 
-    def test_cut_off_within_the_header(self, file, real_store):
+    def test_truncated_header(self, file, real_store):
         file.write_bytes(file.read_bytes()[:100])
         assert f'{file} is not a clip store file (' in message(real_store)
 
-    def test_of_another_type(self, file, told):
+    def test_other_dtype(self, file, expect_error):
         np.save(file, np.zeros((2, 12, 144, 254, 3), np.float16))
-        told(
+        expect_error(
             'is not a clip store file (it holds an array of shape (2, 12, 144, 254, 3) and type '
             f'float16). {self.END}'
         )
 
-    def test_of_other_axes(self, file, told):
+    def test_other_number_of_axes(self, file, expect_error):
         np.save(file, np.zeros((24, 144, 254, 3), np.uint8))
-        told(
+        expect_error(
             'is not a clip store file (it holds an array of shape (24, 144, 254, 3) and type '
             f'uint8). {self.END}'
         )
 
-    def test_of_fortran_order(self, file, real_store):
+    def test_fortran_order(self, file, real_store):
         np.save(file, np.zeros((2, 12, 144, 254, 3), np.uint8, order='F'))
         assert f'{file} is not a clip store file (it holds' in message(real_store)
 
-    def test_of_another_clip(self, file, real_store):
+    def test_file_of_another_clip(self, file, real_store):
         """The file can be read, but it does not match the index."""
         np.save(file, np.zeros((2, 11, 144, 254, 3), np.uint8))
         assert message(real_store) == (
@@ -232,7 +232,7 @@ class TestFileErrors:
             f'index says (2, 12, 144, 254, 3): the file belongs to another store. {self.END}'
         )
 
-    def test_folder_in_its_place(self, file, real_store):
+    def test_folder_instead_of_file(self, file, real_store):
         file.unlink()
         file.mkdir()
         assert f'clip gopro_walk_a: {file} is not a clip store file' in message(real_store)
@@ -285,7 +285,7 @@ class TestWriteClip:
         assert file.stat().st_size == clip_store.stored_bytes(clip)
 
     @pytest.mark.parametrize(
-        ('spoil', 'told'),
+        ('spoil', 'reason'),
         [
             (lambda path: path.write_bytes(path.read_bytes()[:9000]), 'cannot be decoded: trunc'),
             (lambda path: path.unlink(), 'does not exist'),
@@ -298,13 +298,13 @@ class TestWriteClip:
         ids=['truncated', 'missing', 'grey', 'smaller'],
     )
     @pytest.mark.parametrize('side', ['blurry', 'sharp'])
-    def test_fault_leaves_the_old_file(self, clip, real_store, file, spoil, told, side):
+    def test_fault_leaves_the_old_file(self, clip, real_store, file, spoil, reason, side):
         before, names = file.read_bytes(), self.leftovers(real_store)
         path = getattr(clip, side)[4]
         spoil(Path(path))
         with pytest.raises(DatasetError) as caught:
             write_clip(clip, file)
-        assert str(caught.value).startswith(f'clip gopro_walk_a, frame 000051: {path} {told}')
+        assert str(caught.value).startswith(f'clip gopro_walk_a, frame 000051: {path} {reason}')
         assert file.read_bytes() == before
         assert self.leftovers(real_store) == names
 

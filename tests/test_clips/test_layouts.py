@@ -55,7 +55,7 @@ class TestGoPro:
         assert names(clip.blurry) == ['000000.jpg', '000001.jpg', '000002.jpg']
         assert names(clip.sharp) == ['000000.png', '000001.png', '000002.png']
 
-    def test_what_is_no_frame_is_left_out(self, write_clip, tmp_path):
+    def test_other_files_are_ignored(self, write_clip, tmp_path):
         folder = write_clip('clip', range(3)) / 'blur'
         for name in ('.DS_Store', '._000001.png', 'Thumbs.db', 'notes2.txt', 'cover.png'):
             (folder / name).write_bytes(b'no frame')
@@ -84,7 +84,7 @@ class TestErrors:
         assert f'no folder {tmp_path / "nowhere" / "train"}.' in message
         assert 'docs/gopro.md' in message
 
-    def test_relative_root_is_told_in_full(self, tmp_path, monkeypatch):
+    def test_message_has_the_absolute_path_of_a_relative_root(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         assert str(tmp_path / 'data' / 'train') in self.message(Path('data'))
 
@@ -108,7 +108,7 @@ class TestErrors:
         assert self.message(real_copy) == f'clip gopro_walk_a: no numbered image in {folder}'
 
     @pytest.mark.parametrize(('short', 'counts'), [('sharp', (12, 4)), ('blur', (4, 12))])
-    def test_partners_missing(self, real_copy, short, counts):
+    def test_missing_partners_are_counted(self, real_copy, short, counts):
         folder = real_copy / 'train' / 'gopro_walk_a' / short
         for number in range(51, 59):
             (folder / f'{number:06d}.png').unlink()
@@ -133,7 +133,7 @@ class TestErrors:
         assert '000049 is followed by 000051' in message
         assert 'Copy the missing frames, or split the clip' in message
 
-    def test_number_twice(self, real_copy):
+    def test_duplicate_number(self, real_copy):
         folder = real_copy / 'train' / 'gopro_walk_a' / 'blur'
         shutil.copy(folder / '000050.png', folder / '50.png')
         message = self.message(real_copy)
@@ -185,7 +185,7 @@ class TestDVD:
             load_clips('dvd', root, 'test')
 
     @pytest.mark.parametrize('split', ['train', 'test'])
-    def test_root_above_is_told(self, tmp_path, lay_out, split):
+    def test_message_suggests_the_folder_below(self, tmp_path, lay_out, split):
         """The archive contains quantitative_datasets/ and qualitative_datasets/."""
         above = tmp_path / 'DVD'
         below = above / 'quantitative_datasets'
@@ -369,7 +369,7 @@ class TestPatterns:
         assert below(tmp_path, clips[0].sharp)[2] == 'train/a/sharp/00010.png'
         assert names_of(load_clips('patterns', tmp_path, 'test', **self.PLAIN)) == ['c']
 
-    def test_clip_twice_and_other_prefixes(self, tmp_path):
+    def test_clip_occurs_twice_in_a_pattern(self, tmp_path):
         for clip in ('walk', 'walk2'):
             for n in range(9, 12):
                 self.write(
@@ -397,7 +397,7 @@ class TestPatterns:
         clips = load_clips('patterns', tmp_path, 'x', paired=False, blurry='day*/{clip}/f{frame}.*')
         assert [(clip.name, clip.frames) for clip in clips] == [('a', ('f1',)), ('b', ('f1', 'f2'))]
 
-    def test_no_clip_is_one_clip_of_the_split(self, tmp_path):
+    def test_pattern_without_clip_gives_one_clip(self, tmp_path):
         self.write(tmp_path, *(f'{split}_{n}.png' for split in ('train', 'test') for n in range(4)))
         (clip,) = load_clips(
             'patterns', tmp_path, 'test', paired=False, blurry='{split}_{frame}.png'
@@ -408,7 +408,7 @@ class TestPatterns:
     @pytest.mark.parametrize(
         ('split', 'blurry'), [('a[1]', '{split}/(x)+{frame}.png'), ('x', 'a[1]/(x)+{frame}.png')]
     )
-    def test_names_with_the_characters_of_patterns(self, tmp_path, split, blurry):
+    def test_special_characters_in_names(self, tmp_path, split, blurry):
         self.write(tmp_path, 'a[1]/(x)+1.png', 'a[1]/(x)+2.png', 'a1/(x)+1.png')
         (clip,) = load_clips('patterns', tmp_path, split, paired=False, blurry=blurry)
         assert below(tmp_path, clip.blurry) == ['a[1]/(x)+1.png', 'a[1]/(x)+2.png']
@@ -487,7 +487,7 @@ class TestAnyLayout:
         for clip in self.load(layout, root, paired=False):
             assert (len(clip.blurry), clip.sharp) == (3, None)
 
-    def test_published_numbers_are_those_of_all_splits_known(self, layout):
+    def test_published_counts_name_known_splits(self, layout):
         assert set(LAYOUTS[layout].published) <= set(LAYOUTS[layout].splits)
 
     @pytest.mark.parametrize('layout', sorted(LAYOUTS.keys() - {'patterns'}), indirect=True)
@@ -571,7 +571,7 @@ class TestNumbering:
             'folders.'
         )
 
-    def test_sharp_numbered_from_elsewhere(self, write_clip, tmp_path):
+    def test_sharp_frames_start_at_another_number(self, write_clip, tmp_path):
         """The counts are equal, but pairing by number would match other moments, or nothing."""
         clip = write_clip('clip', range(5))
         for number in range(4, -1, -1):

@@ -23,7 +23,7 @@ def frames(sample_root, clip, side):
 
 
 @pytest.mark.parametrize('clip', ['sam2_blocks_carry', 'sam2_blocks_two_hands'])
-def test_agree_with_the_golden_values(sample_root, golden, clip):
+def test_scores_equal_the_golden_values(sample_root, golden, clip):
     expected = [row for row in golden if row['clip'] == clip]
     found = score_clip(frames(sample_root, clip, 'blur'), frames(sample_root, clip, 'sharp'))
     assert len(found) == len(expected) == 10
@@ -34,7 +34,7 @@ def test_agree_with_the_golden_values(sample_root, golden, clip):
             assert score[name] == pytest.approx(float(row['ssim']), abs=1e-3), (row['frame'], name)
 
 
-def test_of_sharp_frames(sample_root):
+def test_scores_of_sharp_frames(sample_root):
     sharp = frames(sample_root, 'sam2_blocks_carry', 'sharp')[:3]
     found = score_clip(sharp, sharp)
     assert all(math.isinf(score['psnr']) and score['ssim'] == 1 for score in found)
@@ -42,7 +42,7 @@ def test_of_sharp_frames(sample_root):
 
 
 def test_lpips_where_its_weights_are(sample_root, tmp_path, monkeypatch):
-    """Uses random weights of AlexNet in place of the downloaded ones."""
+    """Uses random weights of AlexNet instead of the downloaded ones."""
     from torchvision.models import alexnet
 
     scores.lpips_distance.cache_clear()

@@ -34,7 +34,7 @@ class TestCameraNoise:
         assert (noisy[0] != noisy[1]).any()
         assert psnr(noisy[0], frames[0]) == pytest.approx(psnr(noisy[1], frames[0]), abs=0.3)
 
-    def test_mild(self, frames):
+    def test_default_noise_is_mild(self, frames):
         for seed in range(20):
             assert psnr(seeded(CameraNoise(prob=1), frames, seed)[0], frames[0]) > 30
 
@@ -65,7 +65,7 @@ class TestRandomClipCompression:
 
 @pytest.mark.parametrize('kind', [CameraNoise, RandomClipCompression])
 class TestBoth:
-    def test_share_of_the_windows(self, kind, frames):
+    def test_fraction_of_windows(self, kind, frames):
         frames = [frame[:16, :16] for frame in frames]
         transform = kind(prob=0.3)
         changed = [
@@ -84,7 +84,7 @@ class TestBoth:
         with pytest.raises(LaunchError, match='this window has no sharp frames'):
             kind()(dict(img=frames))
 
-    def test_share_outside(self, kind):
+    def test_fraction_outside_0_to_1(self, kind):
         with pytest.raises(ValueError, match=r'prob must be in \[0, 1\], got 2'):
             kind(prob=2)
 

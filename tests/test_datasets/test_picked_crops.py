@@ -36,12 +36,12 @@ def differences(dataset, count=60) -> np.ndarray:
 
 
 class TestPicking:
-    def test_blurry_crops_come_more_often_and_sharp_ones_stay(self, sample_store):
+    def test_blurry_crops_are_kept_more_often_but_not_always(self, sample_store):
         plain, picked = (differences(build(sample_store, k)) for k in (1, 8))
         assert picked.mean() > 1.3 * plain.mean()
         assert (picked < np.median(plain)).any()
 
-    def test_one_candidate_is_the_window_asked_for(self, sample_store):
+    def test_one_candidate_is_the_requested_window(self, sample_store):
         dataset = build(sample_store, 1)
         keys = [dataset[i]['key'] for i in range(len(dataset))]
         assert keys == [dataset.dataset.get_data_info(i)['key'] for i in range(len(dataset))]

@@ -51,13 +51,13 @@ class TestSampler:
             shares.append(take(self.sampler(4), 4))
         assert [index for together in zip(*shares, strict=True) for index in together] == one
 
-    def test_far_ahead_at_once(self):
+    def test_start_far_ahead_is_fast(self):
         begin = time.perf_counter()
         (index,) = take(self.sampler(200_000 * 64, size=2103), 1)
         assert time.perf_counter() - begin < 0.1
         assert index.place == 200_000 * 64
 
-    def test_a_place_is_an_int_that_can_be_sent(self):
+    def test_place_is_an_int_and_can_be_pickled(self):
         place = pickle.loads(pickle.dumps(Place(4, 5, 6)))  # noqa: S301  (our own)
         assert (place, place.seed, place.place) == (4, 5, 6)
         assert [10, 11, 12, 13, 14][place] == 14
@@ -109,11 +109,11 @@ class TestSeededDataset:
 
         assert torch.equal(draw(), draw())
 
-    def test_a_sample_is_augmented_anew_each_time(self, dataset):
+    def test_each_repetition_of_a_sample_is_augmented_differently(self, dataset):
         one, two = (dataset[Place(0, 0, place)]['inputs'] for place in (1, 2))
         assert not torch.equal(one, two)
 
-    def test_passes_for_the_data_set(self, dataset):
+    def test_attributes_of_the_data_set_are_forwarded(self, dataset):
         assert len(dataset) == 20
         assert dataset.metainfo['task_name'] == 'video_deblurring'
         assert copy.deepcopy(dataset).split == 'train'

@@ -75,7 +75,7 @@ class TestClipStore:
         ],
         ids=str,
     )
-    def test_as_from_image_files(self, clip, frames, arguments):
+    def test_equals_image_files(self, clip, frames, arguments):
         stored, read = load(list(clip.blurry[:3]), **arguments), load(frames, **arguments)
         assert stored.keys() == read.keys()
         for key in read.keys() - {'img_path'}:
@@ -91,7 +91,7 @@ class TestClipStore:
             load([clip.blurry[0]], channel_order='rgb', color_type='grayscale')
 
     @pytest.mark.parametrize('order', ['rgb', 'bgr'])
-    def test_may_be_written_to(self, clip, order):
+    def test_frames_are_writable(self, clip, order):
         """MMagic's Flip writes in place."""
         (frame,) = load([clip.blurry[0]], channel_order=order)['img']
         original = frame.copy()
@@ -140,7 +140,7 @@ class TestErrors:
             'images.'
         )
 
-    def test_vanished(self, frames):
+    def test_file_removed_after_listing(self, frames):
         assert f'{frames[0]}x was removed' in self.message([f'{frames[0]}x'])
 
     def test_folder_in_place_of_an_image(self, tmp_path):
@@ -169,7 +169,7 @@ class TestClipRandomCrop:
         results = LoadClipFrames(key='gt', channel_order='rgb').transform(results)
         return ClipRandomCrop(gt_patch_size=size).transform(results)
 
-    def test_as_high_as_the_frame(self, frames):
+    def test_crop_as_high_as_the_frame(self, frames):
         results = self.crop(frames, 144)
         assert [image.shape for image in results['img']] == [(144, 144, 3)] * 3
         (sharp,) = results['gt']

@@ -113,7 +113,7 @@ class TestWindows:
             assert {Path(path).parent.name for path in window['gt_path']} == {'sharp'}
 
     @pytest.mark.parametrize('padding', ['reflection', None])
-    def test_one_middle_a_clip(self, sample_root, padding):
+    def test_one_middle_per_clip(self, sample_root, padding):
         middles = [w['key'] for w in windows(sample_root, padding=padding) if w['middle_of_clip']]
         assert middles == ['sam2_blocks_carry/000037', 'sam2_blocks_two_hands/000106']
 
@@ -195,7 +195,7 @@ class TestCentres:
 
 class TestPadIndex:
     @given(st.integers(1, 12), st.data())
-    def test_as_numpy_pads(self, length, data):
+    def test_equals_numpy_pad(self, length, data):
         beyond = data.draw(st.integers(0, 30))
         index = data.draw(st.integers(-beyond, length - 1 + beyond))
         for padding, mode in (('reflection', 'reflect'), ('replicate', 'edge')):
@@ -281,7 +281,7 @@ class TestClipStore:
         assert min(frames.std() for frames in inputs) > 5, 'these are pictures'
 
     @pytest.mark.parametrize('source', ['sample_root', 'sample_store'])
-    def test_frame_twice_in_a_window_is_flipped_once(self, config, source, request):
+    def test_frame_that_occurs_twice_in_a_window_is_flipped_once(self, config, source, request):
         """MMagic's Flip works in place, on frames that a window may contain twice."""
         others = ('RandomTransposeHW', 'TemporalReverse')
         flipped = [
@@ -403,7 +403,7 @@ class TestTrainPipeline:
             assert all(len(sign) == 1 for sign in signs)
             seen.append((transposed, *(sign.pop() for sign in signs)))
         for augmentation in zip(*seen, strict=True):
-            assert len(set(augmentation)) == 2, 'each augmentation is on and off by turns'
+            assert len(set(augmentation)) == 2, 'each augmentation is both on and off'
 
     @pytest.mark.parametrize('gt', ['centre', 'window'])
     def test_real_frames_stay_aligned(self, real_copy, config, gt):
@@ -574,7 +574,7 @@ class TestUnreadable:
         with pytest.raises(DatasetError, match=str(damaged)):
             dataset[1]
 
-    def test_skips_and_says_so(self, real_copy, damaged):
+    def test_skipped_windows_are_reported(self, real_copy, damaged):
         dataset = self.dataset(real_copy, unreadable='skip')
         good = [i for i in range(len(dataset)) if str(damaged) not in
                 dataset.get_data_info(i)['img_path']]  # fmt: skip
@@ -594,7 +594,7 @@ class TestUnreadable:
         with pytest.raises(DatasetError, match='cannot be decoded'):
             dataset[0]
 
-    def test_a_setting_that_does_not_fit_is_no_fault_of_the_data(self, real_copy):
+    def test_unsuitable_setting_is_not_skipped(self, real_copy):
         pipeline = [*self.PIPELINE[:2], dict(type='ClipRandomCrop', gt_patch_size=1000)]
         dataset = VideoClipDataset(
             data_root=str(real_copy), split='train', pipeline=pipeline, unreadable='skip'
@@ -613,7 +613,7 @@ class TestUnreadable:
 class TestWholeClips:
     """num_frames=None, for restorers that process a whole clip at once."""
 
-    def test_one_item_a_clip(self, sample_root):
+    def test_one_item_per_clip(self, sample_root):
         clips = windows(sample_root, num_frames=None, gt='window', test_mode=True)
         assert [clip['key'].split('/')[0] for clip in clips] == [
             'sam2_blocks_carry',
@@ -630,6 +630,6 @@ class TestWholeClips:
         assert [len(clip['img_path']) for clip in clips] == [10, 10]
 
     @pytest.mark.parametrize('arguments', [dict(gt='centre'), dict(gt=None, centres='dbn_1based')])
-    def test_what_does_not_fit(self, sample_root, arguments):
+    def test_unsuitable_arguments(self, sample_root, arguments):
         with pytest.raises(ValueError, match=r"num_frames=None.*gt='window'"):
             windows(sample_root, num_frames=None, **arguments)

@@ -86,15 +86,15 @@ class TestCheckpointMatchHook:
         ) in message
         assert 'more)' in message
 
-    def test_fewer_blocks_there(self):
+    def test_checkpoint_with_fewer_blocks(self):
         message = self.refusal(build(DBLRNET), build(DBLRNET, generator=dict(num_blocks=1)))
         assert 'generator.body.1.conv1.weight is missing from the checkpoint' in message
 
-    def test_more_blocks_there(self):
+    def test_checkpoint_with_more_blocks(self):
         message = self.refusal(build(DBLRNET), build(DBLRNET, generator=dict(num_blocks=3)))
         assert 'generator.body.2.conv1.weight is not in the model' in message
 
-    def test_no_generator_there(self):
+    def test_checkpoint_without_generator(self):
         with pytest.raises(CheckpointMismatchError, match=r'generator\.head\.0\.weight is missing'):
             check(build(DBLRNET), dict(state_dict={'backbone.weight': torch.zeros(1)}))
 
@@ -105,7 +105,7 @@ class TestCheckpointMatchHook:
             'model'
         ) in message
 
-    def test_half_a_discriminator(self):
+    def test_incomplete_discriminator(self):
         stored = build(DBLRGAN).state_dict()
         del stored['discriminator.classifier.2.bias']
         with pytest.raises(CheckpointMismatchError, match=r'classifier\.2\.bias is missing from'):

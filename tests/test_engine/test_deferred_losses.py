@@ -84,7 +84,7 @@ class TestNonFinite:
             self.iterate(runner, hook, math.nan if i in (2, 3) else 1.0)
         (line,) = caplog.messages
         assert line == (
-            'Up to iteration 5: loss or gradient not finite or overflowed in 2 of the last 5 '
+            'Up to iteration 5: loss or gradient was not finite or overflowed in 2 of the last 5 '
             'iterations; these steps were skipped (2 not finite so far, 0 in a row)'
         )
 
@@ -96,7 +96,7 @@ class TestNonFinite:
         with pytest.raises(UserError, match='not finite 5 times in a row'):
             self.iterate(runner, hook, math.nan)
 
-    def test_not_with_batch_statistics(self, runner):
+    def test_batch_statistics_are_refused(self, runner):
         runner.model = nn.Sequential(nn.BatchNorm2d(2))
         with pytest.raises(LaunchError, match='must be 1 for a model with batch normalisation'):
             NonFiniteHook(interval=5).before_train(runner)

@@ -56,14 +56,14 @@ class TestNonFinite:
         assert all(torch.equal(after[name], before[name]) for name in before)
         (line,) = caplog.messages
         assert line == (
-            'Iteration 2: loss or gradient not finite; step skipped on all processes (1 so far, 1 '
-            'in a row)'
+            'Iteration 2: loss or gradient was not finite; step skipped on all processes (1 so '
+            'far, 1 in a row)'
         )
         iterate(runner, [hook])
         changed = state(runner)
         assert not torch.equal(changed['1.running_mean'], before['1.running_mean'])
 
-    def test_stops_after_so_many_in_a_row_and_names_the_windows(self, runner, tmp_path):
+    def test_stops_after_max_in_a_row_and_names_the_windows(self, runner, tmp_path):
         hook = NonFiniteHook(max_in_a_row=3)
         for factor in (math.nan, math.nan, 1, math.nan, math.nan):
             iterate(runner, [hook], factor)
@@ -75,7 +75,7 @@ class TestNonFinite:
         assert str(file) in str(caught.value)
         assert json.loads(file.read_text())['windows'] == ['walk/000004', 'walk/000017']
 
-    def test_a_player_that_does_not_take_part_is_not_told_again(self, runner, caplog):
+    def test_optimiser_without_a_step_is_not_reported_again(self, runner, caplog):
         hook = NonFiniteHook()
         iterate(runner, [hook], math.nan)
         caplog.clear()
@@ -98,7 +98,7 @@ class TestUnreadableFrames:
             'could not be read; the log lists them',
         ]
 
-    def test_says_nothing_where_nothing_was(self, runner, caplog):
+    def test_nothing_is_logged_without_skipped_windows(self, runner, caplog):
         hook = UnreadableFramesHook()
         hook.before_train_iter(runner, 0, batch('a/1'))
         hook.after_train(runner)

@@ -122,7 +122,7 @@ class TestTrainingCurves:
         for panel in (picture[:, : picture.shape[1] // 2], picture[:, picture.shape[1] // 2 :]):
             assert (panel < 128).any(), 'something is drawn'
 
-    def test_values_that_are_no_numbers_do_not_stop_a_run(self, tmp_path):
+    def test_non_finite_values_can_be_plotted(self, tmp_path):
         values = [float('nan'), float('inf'), 1.0, 0.0, -1.0, 1000.0]
         records = [dict(loss=v, lost=float('nan'), step=i) for i, v in enumerate(values)]
         write_scalars(tmp_path, 'run', records)
@@ -148,7 +148,7 @@ class TestCompileGenerator:
 
         return compile_
 
-    def test_not_in_a_validation(self, runner):
+    def test_validation_runs_uncompiled(self, runner):
         calls = []
         hook = CompileGeneratorHook(backend=self.backend(calls))
         hook.before_train(runner)
@@ -159,7 +159,7 @@ class TestCompileGenerator:
         runner.model.generator(torch.rand(1, 2))
         assert len(calls) == 1
 
-    def test_where_it_cannot_be(self, runner, caplog):
+    def test_failed_compilation_runs_uncompiled(self, runner, caplog):
         def broken(module, inputs):
             raise RuntimeError('no compiler\nand much more')
 
@@ -177,7 +177,7 @@ class TestCompileGenerator:
         assert message.startswith('The generator cannot be compiled and runs uncompiled: ')
         assert 'no compiler' in message
 
-    def test_faults_of_the_input_are_told(self, runner):
+    def test_input_errors_are_raised(self, runner):
         hook = CompileGeneratorHook(backend='eager')
         hook.before_train(runner)
         with pytest.raises(RuntimeError, match='shapes'):

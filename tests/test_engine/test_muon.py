@@ -41,7 +41,7 @@ def losses(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> list
 
 class TestOrthogonal:
     @pytest.mark.parametrize('shape', [(12, 40), (40, 12), (16, 16)])
-    def test_is_the_iteration_of_the_reference(self, shape):
+    def test_equals_the_reference_iteration(self, shape):
         matrices = torch.randn(3, *shape, dtype=torch.float64)
         expected = torch.stack(
             [newton_schulz(m) if shape[0] <= shape[1] else newton_schulz(m.T).T for m in matrices]
@@ -65,7 +65,7 @@ class TestConvMuon:
         with pytest.raises(ValueError, match='leave paramwise_cfg out'):
             ConvMuon([dict(params=list(net.parameters()))])
 
-    def test_hidden_layers_alone_are_orthogonal(self, net):
+    def test_only_updates_of_hidden_layers_are_orthogonal(self, net):
         optimizer = ConvMuon(net.parameters(), lr=0.1)
         before = copy.deepcopy(net)
         losses(net, optimizer, 1)
@@ -96,7 +96,7 @@ class TestConvMuon:
         resumed.load_state_dict(state)
         assert losses(net, resumed, 5) == expected
 
-    def test_bad_gradient_is_left_out(self, net):
+    def test_non_finite_gradient_is_skipped(self, net):
         """GuardedOptimWrapper uses fused AdamW, which gets a flag for bad gradients."""
         optimizer = ConvMuon(net.parameters(), lr=3e-3)
         wrapper = GuardedOptimWrapper(optimizer=optimizer)

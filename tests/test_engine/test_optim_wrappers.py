@@ -32,7 +32,7 @@ def weights(net: nn.Module) -> torch.Tensor:
 
 
 class TestFloat32:
-    def test_steps_as_mmengines(self, net):
+    def test_steps_equal_mmengine(self, net):
         other = copy.deepcopy(net)
         theirs = OPTIM_WRAPPERS.build(
             dict(
@@ -71,7 +71,7 @@ class TestFloat32:
         assert iterate(net, wrapper) == 'step'
         assert not torch.equal(weights(net), before)
 
-    def test_counts_steps_that_nobody_asked_for(self, net):
+    def test_skipped_steps_are_counted_without_reading_the_outcome(self, net):
         wrapper = wrap(net)
         for factor in (1, math.nan, math.nan):
             wrapper.update_params(net(torch.ones(2, 4)).mean() * factor)
@@ -91,7 +91,7 @@ class TestFloat32:
         assert outcomes == [None, None, 'non-finite', None, None, 'step']
         assert not torch.equal(weights(net), before)
 
-    def test_clips(self, net):
+    def test_clip_grad(self, net):
         wrapper = wrap(net, clip_grad=dict(max_norm=1e-3))
         loss = net(torch.ones(2, 4)).square().mean()
         wrapper.backward(loss)
@@ -130,7 +130,7 @@ def test_resumed_from_a_run_with_another_layout_and_other_kernels(kernels):
 
 
 class TestMixedPrecision:
-    def test_an_overflow_where_the_model_steps_by_itself(self, net):
+    def test_overflow_without_update_params(self, net):
         wrapper = wrap(net, GuardedAmpOptimWrapper, loss_scale=dict(init_scale=2.0**127))
         with wrapper.optim_context(net):
             loss = net(torch.ones(2, 4)).float().square().mean() * 1e3
@@ -158,7 +158,7 @@ class TestMixedPrecision:
             pass
         assert wrapper.outcome == 'step'
 
-    def test_a_bad_loss_does_not(self, net):
+    def test_non_finite_loss_keeps_the_scale(self, net):
         wrapper = wrap(net, GuardedAmpOptimWrapper, loss_scale=dict(init_scale=1024.0))
         for _ in range(3):
             assert iterate(net, wrapper, math.nan) == 'non-finite'

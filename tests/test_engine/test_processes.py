@@ -4,7 +4,7 @@ from torch import nn
 from dblrgan_mm.engine import processes
 
 
-def test_buffers_of_two_processes_keep_type_and_digits(monkeypatch):
+def test_buffers_of_two_processes_keep_dtype_and_value(monkeypatch):
     model = nn.Module()
     buffers = dict(
         wide=torch.tensor([1 + 2**-40], dtype=torch.float64),

@@ -48,7 +48,7 @@ def test_a_rate_without_a_schedule(caplog):
     assert 'optim_wrapper.optimizer.lr: 0.002 (was 0.001)' in caplog.text
 
 
-def test_a_longer_run_keeps_what_the_optimiser_found_out():
+def test_longer_run_keeps_settings_changed_by_the_optimiser():
     """Some optimisers change their own settings, e.g. an estimate of the best rate."""
     checkpoint, longer = saved(runner()), runner()
     checkpoint['optimizer']['param_groups'][0]['d'] = 0.5
@@ -58,7 +58,7 @@ def test_a_longer_run_keeps_what_the_optimiser_found_out():
     assert checkpoint['optimizer']['param_groups'][0]['d'] == 0.5
 
 
-def test_other_groups_of_weights():
+def test_other_parameter_groups():
     changed = runner(paramwise_cfg=dict(bias_lr_mult=2.0))
-    with pytest.raises(LaunchError, match=r'other groups than the checkpoint: .*paramwise_cfg'):
+    with pytest.raises(LaunchError, match=r'parameter groups of the config differ .*paramwise_cfg'):
         use_changed_settings(changed, saved(runner()))

@@ -56,7 +56,7 @@ def inside(panel: np.ndarray, top, left, height, width) -> np.ndarray:
     return free
 
 
-def test_of_a_whole_clip_the_centre_is_drawn(sample, frames, tmp_path):
+def test_centre_of_a_whole_clip_is_drawn(sample, frames, tmp_path):
     single = cv2.imread(str(draw(sample, tmp_path / 'single')))
 
     def clip(centre: torch.Tensor) -> torch.Tensor:
@@ -117,7 +117,7 @@ class TestFile:
         blurry = picture[LABEL : LABEL + HEIGHT, :WIDTH]
         np.testing.assert_array_equal(blurry, sharp)
 
-    def test_values_beyond_the_range_are_cut_off(self, sample, tmp_path):
+    def test_values_are_clamped(self, sample, tmp_path):
         sample.output.pred_img = sample.output.pred_img * 3 - 255
         picture = cv2.imread(str(draw(sample, tmp_path)))
         expected = sample.output.pred_img.clamp(0, 255).numpy().transpose(1, 2, 0)
@@ -148,21 +148,23 @@ class TestCompareFrames:
         assert picture.shape == (LABEL + 6, 4, 3)
         assert (picture[-3:] == 7).all(), 'the crop is cut before the frame around it is drawn'
 
-    def test_frames_are_left_as_they_are(self):
+    def test_frames_are_not_changed(self):
         frames = [np.full((8, 8, 3), value, np.uint8) for value in (1, 2)]
         compare_frames(frames, ['a', 'b'], zoom=2)
         assert (frames[0] == 1).all()
         assert (frames[1] == 2).all()
 
 
-def test_a_full_disk_is_no_reason_to_end(tmp_path, monkeypatch):
+def test_full_disk_does_not_end_the_run(tmp_path, monkeypatch):
     visualizer = DeblurVisualizer(vis_backends=[dict(type='LocalVisBackend')], save_dir=tmp_path)
 
     def fail(*args, **kwargs) -> None:
         raise OSError(errno.ENOSPC, 'No space left on device')
 
     visualizer._vis_backends['LocalVisBackend'].add_scalars = fail
-    told = []
-    monkeypatch.setattr(module, 'print_log', lambda message, *args: told.append(message))
+    logged = []
+    monkeypatch.setattr(module, 'print_log', lambda message, *args: logged.append(message))
     visualizer.add_scalars(dict(loss=1.0))
-    assert told == ['The logged scalars could not be written ([Errno 28] No space left on device)']
+    assert logged == [
+        'The logged scalars could not be written ([Errno 28] No space left on device)'
+    ]

@@ -65,7 +65,7 @@ def test_psnr_of_the_blurry_centre_frames(frames):
         assert scores['input/PSNR'] == pytest.approx(expected, abs=1e-4)
 
 
-def test_restored_frames_are_scored_beside_it(frames):
+def test_input_and_restored_frames_are_both_scored(frames):
     outputs = samples(frames)
     scores = evaluate([PSNR, SSIM, of_input(PSNR), of_input(SSIM)], outputs)
     assert list(scores) == ['PSNR', 'SSIM', 'input/PSNR', 'input/SSIM']
@@ -101,6 +101,6 @@ def test_arguments_reach_the_metric(frames):
     assert scores['input/PSNR'] == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_metric_that_is_none():
+def test_unknown_metric():
     with pytest.raises(KeyError, match='NoSuchMetric'):
         InputMetric(dict(type='NoSuchMetric'))

@@ -32,7 +32,7 @@ def samples(restored, sharp, name='clip') -> list[DataSample]:
 
 
 class TestDefinition:
-    def test_of_a_still_clip(self, clip):
+    def test_still_clip(self, clip):
         frame = clip['sharp'][0]
         flow, trusted = motion(frame, frame)
         assert abs(flow).max() < 0.1
@@ -51,24 +51,24 @@ class TestDefinition:
         still = warping_error(first, second, 0 * flow, trusted)
         assert warping_error(first, second, flow, trusted) < 0.2 * still
 
-    def test_nothing_to_trust(self, clip):
+    def test_empty_mask_gives_nan(self, clip):
         frame = clip['sharp'][0]
         nowhere = np.zeros(frame.shape[:2], bool)
         assert np.isnan(warping_error(frame, frame, np.zeros((*nowhere.shape, 2), 'f4'), nowhere))
 
 
 class TestMetric:
-    def test_flicker_counts(self, clip):
+    def test_flicker_raises_the_error(self, clip):
         flickering = [np.clip(f + 4.0 * (-1) ** i, 0, 255) for i, f in enumerate(clip['sharp'])]
         scores = evaluate(METRIC, samples(flickering, clip['sharp']))
         assert scores['WarpingError'] > 1.5 * scores['WarpingError/sharp'] > 0
 
-    def test_an_evenly_soft_clip_is_steady(self, clip):
+    def test_uniformly_soft_clip_scores_below_sharp(self, clip):
         soft = [cv2.GaussianBlur(frame, (0, 0), 2) for frame in clip['sharp']]
         scores = evaluate(METRIC, samples(soft, clip['sharp']))
         assert scores['WarpingError'] < scores['WarpingError/sharp']
 
-    def test_blur_that_changes_is_not(self, clip):
+    def test_changing_blur_scores_above_sharp(self, clip):
         scores = evaluate(METRIC, samples(clip['blur'], clip['sharp']))
         assert scores['WarpingError'] > scores['WarpingError/sharp']
 
@@ -88,12 +88,12 @@ class TestMetric:
         one.output = DataSample(pred_img=tensor(np.stack(clip['blur'])[..., ::-1]))
         assert evaluate(METRIC, [one]) == evaluate(METRIC, samples(clip['blur'], clip['sharp']))
 
-    def test_one_process_alone(self, clip, monkeypatch):
+    def test_several_processes_are_refused(self, clip, monkeypatch):
         monkeypatch.setattr(module, 'get_world_size', lambda: 2)
         with pytest.raises(RuntimeError, match='one process'):
             evaluate(METRIC, samples(clip['blur'][:2], clip['sharp'][:2]))
 
 
-def test_on_tensors_of_any_range(clip):
+def test_frames_are_rounded_and_clamped(clip):
     frames = module._frames(torch.tensor([[-3.0, 270.0], [1.4, 1.6], [0, 1]])[..., None])
     assert frames[0][:, 0].tolist() == [[0, 1, 0], [1, 2, 255]]

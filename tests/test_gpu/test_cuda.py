@@ -128,7 +128,7 @@ class TestSteps:
 
     @pytest.mark.parametrize('optimiser', OPTIMISERS)
     @pytest.mark.parametrize(('wrapper', 'limit'), [('float32', 0.05), ('bfloat16', 0.5)])
-    def test_as_on_the_cpu(self, no_tf32, optimiser, wrapper, limit):
+    def test_steps_equal_the_cpu(self, no_tf32, optimiser, wrapper, limit):
         net = build('plus')
         before = weights_of(net)
         other, batch = copy.deepcopy(net), window()
@@ -142,7 +142,7 @@ class TestSteps:
 
     @pytest.mark.parametrize('optimiser', OPTIMISERS)
     @pytest.mark.parametrize('wrapper', WRAPPERS)
-    def test_a_loss_that_is_no_number_changes_nothing(self, optimiser, wrapper):
+    def test_nan_loss_changes_nothing(self, optimiser, wrapper):
         net = build('plus').cuda()
         guard = WRAPPERS[wrapper](optimizer=OPTIMISERS[optimiser](net))
         batch = [part.cuda() for part in window()]

@@ -38,7 +38,7 @@ def test_strips_equal_the_whole(clip):
         assert np.abs(np.int16(a) - b).max() <= 1
 
 
-def test_tensors_stay_there(clip):
+def test_output_tensors_stay_on_the_gpu(clip):
     frames = [torch.from_numpy(f).permute(2, 0, 1).cuda() for f in clip]
     restored = list(Deblurrer.from_checkpoint(device='cuda')(frames))
     assert all(f.is_cuda and f.dtype == torch.uint8 for f in restored)
@@ -50,7 +50,7 @@ def test_sixteen_bits(clip):
     assert restored[0].dtype == np.uint16
 
 
-def test_numbers_that_are_not_finite(clip):
+def test_nan_output_raises(clip):
     class Broken:
         num_frames, default_tile = 5, 8
 

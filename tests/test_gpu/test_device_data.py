@@ -54,7 +54,7 @@ def expected(clips, place) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize('device', DEVICES)
 class TestCrops:
-    def test_equal_slices(self, store, clips, device):
+    def test_crops_equal_slices(self, store, clips, device):
         batch = places(store)['places'][:, 0]
         held = DeviceClips(store, 'train', device=device)
         blurry, sharp = held.crops(batch.to(device), SIZE, 2)
@@ -79,7 +79,7 @@ class TestCrops:
                 scores.append(np.log(difference + 0.3) + 0.5 * g)
             assert kept[i].tolist() == candidates[int(np.argmax(scores))]
 
-    def test_preprocessor_gives_what_mmagics_gives(self, store, device):
+    def test_preprocessor_output_equals_mmagics(self, store, device):
         usual = dict(mean=[0.0] * 3, std=[255.0] * 3)
         ours = MODELS.build(
             dict(type='ClipsOnDevicePreprocessor', data_root=str(store), split='train', **usual)
@@ -128,7 +128,7 @@ class TestPlaces:
             path = usual.get_data_info(i)['img_path'][2]
             assert path.endswith(f'{names[clip]}.npy#blurry.{frame}')
 
-    def test_follow_from_seed_and_place(self, store):
+    def test_places_depend_only_on_seed_and_position(self, store):
         a, b = (places(store, candidates=4) for _ in range(2))
         assert torch.equal(a['places'], b['places'])
         assert torch.equal(a['noise'], b['noise'])
@@ -143,7 +143,7 @@ class TestPlaces:
             batches.append(next(iter(loader))['places'])
         assert torch.equal(*batches)
 
-    def test_blurry_crops_come_more_often(self, store):
+    def test_blurry_crops_are_kept_more_often(self, store):
         held = DeviceClips(store, 'train')
 
         def blur(candidates: int) -> float:

@@ -84,7 +84,7 @@ def test_network_of_a_deblurrer(fake_cuda, dtype, tile, kind):
 
 
 @pytest.mark.parametrize('like', [torch.uint8, torch.uint16])
-def test_frames_leave_a_deblurrer_as_they_came(fake_cuda, like):
+def test_deblurrer_keeps_type_and_device_of_frames(fake_cuda, like):
     """Skips the check for NaN and infinite values, which needs content."""
     ours = deblurrer(fake_cuda, torch.bfloat16)
     frame = torch.zeros(3, 24, 16, dtype=like)

@@ -76,7 +76,7 @@ class TestArchitecture:
         ],
         ids=['bare', 'DDP', 'training', 'old DDP'],
     )
-    def test_is_read_off_the_weights(self, tmp_path, arguments, residual, store):
+    def test_is_inferred_from_the_weights(self, tmp_path, arguments, residual, store):
         net = acting(residual, **arguments)
         generator = load_generator(saved(tmp_path, store(net.state_dict())))
         expected = dict(type='DBLRNet', fusion='slow') | arguments | dict(residual=residual)
@@ -107,7 +107,7 @@ class TestArchitecture:
         assert generator.architecture['residual'] is residual
 
     @pytest.mark.parametrize('text', ['model = dict(', '\0', 'x = 1', '(' * 500, 5])
-    def test_config_that_says_nothing(self, tmp_path, text):
+    def test_config_without_residual(self, tmp_path, text):
         net = acting(True)
         content = dict(meta=dict(cfg=text), state_dict=with_prefix(net.state_dict(), 'generator.'))
         assert load_generator(saved(tmp_path, content)).architecture['residual'] is True
@@ -122,7 +122,7 @@ class TestArchitecture:
 
 class TestAverage:
     @pytest.mark.parametrize('steps', [0, 7])
-    def test_taken_once_there_is_one(self, tmp_path, steps):
+    def test_average_is_used_once_updated(self, tmp_path, steps):
         net, average = acting(True), acting(True)
         content = with_prefix(net.state_dict(), 'generator.')
         content |= with_prefix(average.state_dict(), 'generator_ema.module.')
@@ -131,7 +131,7 @@ class TestAverage:
         assert generator.averaged is bool(steps)
         assert_weights(generator, average if steps else net)
 
-    def test_of_mmengines_hook(self, tmp_path):
+    def test_average_of_mmengines_hook(self, tmp_path):
         weights = with_prefix(acting(True).state_dict(), 'generator.')
         content = dict(state_dict=weights, ema_state_dict=dict(steps=torch.tensor(3)))
         assert load_generator(saved(tmp_path, content)).averaged is True
@@ -197,7 +197,7 @@ class TestPublished:
         assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, 'net.pth']
         return path, net
 
-    def test_says_what_it_is(self, published):
+    def test_description_is_stored(self, published):
         path, net = published
         generator = load_generator(path)
         assert_weights(generator, net)
@@ -206,7 +206,7 @@ class TestPublished:
         assert generator.meta['architecture']['residual'] is False
         assert Deblurrer.from_checkpoint(path, device='cpu').meta == generator.meta
 
-    def test_description_wins_over_what_the_weights_look_like(self, tmp_path, published):
+    def test_description_takes_precedence_over_inference(self, tmp_path, published):
         content = torch.load(published[0], weights_only=True)
         content['meta']['architecture']['residual'] = True
         assert load_generator(saved(tmp_path, content)).architecture['residual'] is True
@@ -221,7 +221,7 @@ class TestPublished:
         for key, value in other.state_dict().items():
             assert torch.equal(value, net.state_dict()[key])
 
-    def test_damage_is_seen_by_the_name(self, published):
+    def test_damage_is_detected(self, published):
         path, _ = published
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
@@ -229,7 +229,7 @@ class TestPublished:
         with pytest.raises(UserError, match='is damaged: its checksums do not match'):
             load_generator(path)
 
-    def test_another_file_of_the_name_is_seen(self, tmp_path, published):
+    def test_name_with_another_checksum_is_refused(self, tmp_path, published):
         path, _ = published
         content = torch.load(path, weights_only=True)
         content['meta']['metric'] = '40 dB'
@@ -237,7 +237,7 @@ class TestPublished:
         with pytest.raises(UserError, match='is damaged: its SHA-256 begins with'):
             load_generator(path)
 
-    def test_a_date_is_no_checksum(self, tmp_path):
+    def test_date_in_a_name_is_not_a_checksum(self, tmp_path):
         net = acting(True)
         torch.save(net.state_dict(), tmp_path / 'net-20240131.pth')
         assert_weights(load_generator(tmp_path / 'net-20240131.pth'), net)
@@ -353,7 +353,7 @@ class TestRefused:
         junk=st.binary(max_size=40),
         removed=st.integers(0, 40),
     )
-    def test_damage_is_told_or_does_not_matter(self, tmp_path_factory, position, junk, removed):
+    def test_damage_is_reported_or_harmless(self, tmp_path_factory, position, junk, removed):
         folder = tmp_path_factory.mktemp('damaged')
         path = saved(folder, acting(True, mid_channels=4, num_blocks=0).state_dict())
         content = path.read_bytes()

@@ -54,7 +54,7 @@ class Recording:
 class TestWindows:
     @pytest.mark.parametrize('num_frames', [1, 3, 5, 7])
     @pytest.mark.parametrize('length', [0, 1, 2, 3, 4, 5, 12])
-    def test_one_output_a_frame_from_the_windows_of_the_data_set(
+    def test_one_output_per_frame_from_the_windows_of_the_data_set(
         self, write_clip, tmp_path, num_frames, length
     ):
         network = Recording(num_frames)
@@ -69,7 +69,7 @@ class TestWindows:
             ]
             assert network.windows == expected
 
-    def test_frames_are_read_as_they_are_needed(self):
+    def test_frames_are_read_lazily(self):
         read = []
 
         def frames():
@@ -96,7 +96,7 @@ class TestFrames:
             assert tensor.dtype == torch.uint8
             assert np.array_equal(array, tensor.permute(1, 2, 0).numpy())
 
-    def test_memory_that_is_filled_again_and_again(self, clip):
+    def test_caller_may_reuse_the_frame_buffer(self, clip):
         deblurrer = Deblurrer(strip_network(trained()))
 
         def frames():
@@ -109,7 +109,7 @@ class TestFrames:
         assert all(np.array_equal(a, b) for a, b in zip(found, deblurrer(clip[:6]), strict=True))
 
     @pytest.mark.parametrize('value', [float('nan'), float('inf')])
-    def test_values_that_are_no_numbers(self, clip, value):
+    def test_non_finite_output_raises(self, clip, value):
         class Broken(Recording):
             def __call__(self, windows, tile):
                 return super().__call__(windows, tile) * value
@@ -117,12 +117,12 @@ class TestFrames:
         with pytest.raises(UserError, match='outputs NaN or infinite values'):
             list(Deblurrer(Broken(5))(clip))
 
-    def test_input_is_left_alone(self, clip):
+    def test_input_is_not_changed(self, clip):
         given = [frame.copy() for frame in clip[:5]]
         list(Deblurrer(strip_network(trained()))(given))
         assert all(np.array_equal(a, b) for a, b in zip(given, clip[:5], strict=True))
 
-    def test_sixteen_bits_hold_more(self, clip):
+    def test_16_bit_output_is_more_precise(self, clip):
         network = strip_network(trained(residual=True))
         fine = list(Deblurrer(network)([np.uint16(frame) * 257 for frame in clip[:5]]))
         coarse = list(Deblurrer(network)(clip[:5]))
@@ -168,7 +168,7 @@ class TestPackageWeights:
         assert np.mean(gains) > 0.3
 
     @pytest.mark.parametrize('name', sorted(released()))
-    def test_precision_costs_nothing_to_see(self, clip, sharp, name):
+    def test_psnr_hardly_depends_on_the_dtype(self, clip, sharp, name):
         dtypes = ['float32', 'bfloat16']
         if has_int8() and name != 'dblrnet_ms':  # int8 does not support its network
             dtypes.append('int8')
@@ -187,7 +187,7 @@ class TestPackageWeights:
         }
         assert max(scores.values()) - min(scores.values()) < 0.05
 
-    def test_they_say_what_they_are(self):
+    def test_description_of_the_weights(self):
         deblurrer = Deblurrer.from_checkpoint(device=torch.device('cpu'), dtype=torch.float32)
         assert deblurrer.meta['architecture']['type'] == 'MultiScaleDBLRNet'
         assert deblurrer.meta['averaged'] is True
@@ -220,7 +220,7 @@ class TestTiles:
             ):
                 assert np.abs(np.int16(a) - b).max() <= 1  # rounding of values near .5
 
-    def test_no_tile(self):
+    def test_tile_below_1_is_refused(self):
         with pytest.raises(UserError, match='at least 1 row, got 0'):
             Deblurrer(Recording(5), tile=0)
 
@@ -238,7 +238,7 @@ class TestTiles:
         ],
         ids=['gpu', 'cpu', 'python'],
     )
-    def test_smaller_ones_when_memory_runs_out(self, clip, caplog, error):
+    def test_tile_is_halved_when_memory_runs_out(self, clip, caplog, error):
         class Greedy(Recording):
             tried = []
 
@@ -259,7 +259,7 @@ class TestTiles:
             'out of memory with 25 rows at once; retrying with 12',
         ]
 
-    def test_out_of_memory_with_one_row_is_told(self, clip):
+    def test_out_of_memory_with_one_row_is_raised(self, clip):
         class Hopeless(Recording):
             def __call__(self, windows, tile):
                 raise torch.cuda.OutOfMemoryError('CUDA out of memory')
@@ -267,7 +267,7 @@ class TestTiles:
         with pytest.raises(torch.cuda.OutOfMemoryError):
             list(Deblurrer(Hopeless(5), tile=4)(clip))
 
-    def test_other_errors_are_not_taken_for_it(self, clip):
+    def test_other_errors_are_not_treated_as_out_of_memory(self, clip):
         class Broken(Recording):
             def __call__(self, windows, tile):
                 raise RuntimeError('shape mismatch')
@@ -275,7 +275,7 @@ class TestTiles:
         with pytest.raises(RuntimeError, match='shape mismatch'):
             list(Deblurrer(Broken(5), tile=4)(clip))
 
-    def test_each_clip_has_its_own(self, clip):
+    def test_each_clip_chooses_its_own_tile(self, clip):
         tiles = []
 
         class Watched(StripDBLRNet):
@@ -303,7 +303,7 @@ class TestTiles:
 
 class TestCompile:
     @pytest.mark.parametrize('faster', [True, False])
-    def test_kept_only_if_it_pays(self, clip, caplog, monkeypatch, faster):
+    def test_compiled_network_is_kept_only_if_faster(self, clip, caplog, monkeypatch, faster):
         calls = []
 
         def compile_(step, dynamic):
@@ -321,11 +321,11 @@ class TestCompile:
         with caplog.at_level(logging.INFO, logger='dblrgan_mm'):
             restored = list(Deblurrer(network, compile=True)(clip[:5]))
         assert all(np.array_equal(a, b) for a, b in zip(restored, expected, strict=True))
-        told = 'pays off after 9 frames' if faster else 'but only 0.67x as fast'
-        assert told in caplog.text
+        message = 'pays off after 9 frames' if faster else 'but only 0.67x as fast'
+        assert message in caplog.text
         assert len(calls) == (4 + 5 if faster else 4)
 
-    def test_goes_on_where_it_cannot_be(self, clip, caplog, monkeypatch):
+    def test_failed_compilation_runs_uncompiled(self, clip, caplog, monkeypatch):
         def compile_(step, dynamic):
             def compiled(*_):
                 raise RuntimeError('no C++ compiler\nand a page of text')
@@ -349,7 +349,7 @@ class TestDevice:
             ('meta', "'meta' is not a supported device"),
         ],
     )
-    def test_one_that_is_not_there(self, name, message):
+    def test_missing_device(self, name, message):
         with pytest.raises(UserError, match=message):
             Deblurrer.from_checkpoint(device=name)
 
@@ -372,7 +372,7 @@ class TestDevice:
 
     @pytest.mark.skipif(not has_int8(), reason='needs a CPU with VNNI, or is refused for that')
     @pytest.mark.parametrize('arguments', [dict(compile=True), dict(device='cuda')])
-    def test_int8_elsewhere(self, monkeypatch, arguments):
+    def test_int8_on_a_gpu_or_compiled_is_refused(self, monkeypatch, arguments):
         monkeypatch.setattr(module, 'find_device', torch.device)
         with pytest.raises(UserError, match='int8 runs only on a CPU and without compile'):
             Deblurrer.from_checkpoint(

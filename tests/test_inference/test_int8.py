@@ -50,7 +50,7 @@ class TestInt8Conv:
     @pytest.mark.parametrize('shape', [(1, 5, 40), (2, 3, 1)])
     @pytest.mark.parametrize(('low', 'high'), [(0.0, 1.0), (-0.7, 1.9)])
     @pytest.mark.parametrize(('c_in', 'c_out'), [(12, 16), (64, 64), (16, 1)])
-    def test_convolves_what_it_rounds(self, shape, low, high, c_in, c_out):
+    def test_equals_convolution_of_rounded_values(self, shape, low, high, c_in, c_out):
         count, height, width = shape
         weight, bias = torch.randn(c_out, c_in, 3, 3), torch.randn(c_out)
         maps = low + (high - low) * torch.rand(count, c_in, height, width)
@@ -63,7 +63,7 @@ class TestInt8Conv:
         torch.testing.assert_close(layer(maps), expected, rtol=1e-5, atol=1e-4)
         torch.testing.assert_close(layer(integers), expected, rtol=1e-5, atol=1e-4)
 
-    def test_clips_what_lies_beyond_the_range(self):
+    def test_values_outside_the_range_are_clipped(self):
         layer = Int8Conv(torch.randn(4, 4, 3, 3), torch.zeros(4), -100, 155, torch.float32)
         maps = torch.ones(1, 4, 3, 8)
         assert torch.equal(layer(1000 * maps), layer(155 * maps))
@@ -78,7 +78,7 @@ class TestInt8Conv:
 @pytest.mark.usefixtures('arithmetic')
 class TestNetwork:
     @torch.inference_mode()
-    def test_is_near_float32_on_real_frames(self, generator, real_clip):
+    def test_is_close_to_float32_on_real_frames(self, generator, real_clip):
         windows = real_clip['blurry'][None, :5]
         exact, rounded = network(generator, torch.float32)(windows), network(generator)(windows)
         error = rounded - exact
@@ -129,7 +129,7 @@ class TestNetwork:
         assert len(over) == 16
         assert max(over.values()) < 0.1, 'of the range'
 
-    def test_one_that_loses_too_much(self, generator):
+    def test_inaccurate_network_is_refused(self, generator):
         # one channel is 10000 times as large as all others, and is not used
         state = {key: value.clone() for key, value in generator.state_dict.items()}
         state['head.2.bias'][0] = 1e4
@@ -139,7 +139,7 @@ class TestNetwork:
         with pytest.raises(UserError, match=r'int8 is too inaccurate for this network: .* of 255'):
             StripDBLRNet(state, generator.architecture, torch.int8)
 
-    def test_weights_that_are_no_numbers(self, generator):
+    def test_nan_weights_are_refused(self, generator):
         state = dict(generator.state_dict, **{'head.2.bias': torch.full((16,), torch.nan)})
         with pytest.raises(UserError, match='NaN or infinite values: its weights are damaged'):
             StripDBLRNet(state, generator.architecture, torch.int8)

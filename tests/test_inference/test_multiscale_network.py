@@ -84,7 +84,7 @@ class TestEqualsMultiScaleDBLRNet:
             torch.testing.assert_close(network(windows, tile), expected, rtol=0, atol=1e-5)
 
     @torch.inference_mode()
-    def test_bfloat16_is_near(self, real_clip):
+    def test_bfloat16_is_close(self, real_clip):
         net = trained()
         windows = windows_of(real_clip, net, 144, 200)
         expected = net(windows)
@@ -103,7 +103,7 @@ class TestEqualsMultiScaleDBLRNet:
         torch.testing.assert_close(network(words, 8), expected, rtol=0, atol=1e-5)
 
     @torch.inference_mode()
-    def test_the_callers_frames_and_weights_stay_as_they_are(self, real_clip):
+    def test_given_frames_and_weights_are_not_changed(self, real_clip):
         net = trained(color='rgb', num_frames=1)
         before = {key: value.clone() for key, value in net.state_dict().items()}
         windows = windows_of(real_clip, net, 16, 16).contiguous()
@@ -151,7 +151,7 @@ class TestCheckpoint:
         same.load_state_dict(again.state_dict)
         assert all(torch.equal(v, net.state_dict()[k]) for k, v in same.state_dict().items())
 
-    def test_average_is_taken(self, tmp_path):
+    def test_average_is_used(self, tmp_path):
         net, average = trained(**VARIANTS[1]), trained(**VARIANTS[1])
         weights = {f'generator.{k}': v for k, v in net.state_dict().items()}
         weights |= {f'generator_ema.module.{k}': v for k, v in average.state_dict().items()}

@@ -146,14 +146,14 @@ class TestRefused:
         with pytest.raises(UserError, match='need onnxruntime: pip install'):
             onnx_network.import_onnxruntime()
 
-    def test_gpu_that_it_cannot_use(self, exported):
+    def test_gpu_that_onnxruntime_cannot_use(self, exported):
         with pytest.raises(UserError, match='this onnxruntime cannot run on mps'):
             OnnxDBLRNet(exported(passing_on()), torch.device('mps'))
 
     @pytest.mark.parametrize(
         'arguments', [dict(dtype='bfloat16'), dict(dtype='int8'), dict(compile=True)]
     )
-    def test_what_an_onnx_file_does_not_do(self, tmp_path, arguments):
+    def test_unsupported_options_are_refused(self, tmp_path, arguments):
         with pytest.raises(UserError, match='runs only in float32 and without compile'):
             Deblurrer.from_checkpoint(tmp_path / 'net.onnx', device='cpu', **arguments)
 
@@ -172,7 +172,7 @@ class TestRefused:
         assert message in result.err
         assert (tmp_path / 'there.onnx').read_bytes() == b'precious'
 
-    def test_a_difference_is_not_shipped(self, call_tool, tmp_path, monkeypatch):
+    def test_file_that_differs_from_torch_is_not_written(self, call_tool, tmp_path, monkeypatch):
         torch.save(passing_on().state_dict(), tmp_path / 'net.pth')
         monkeypatch.setattr(OnnxDBLRNet, '__call__', lambda self, w, tile=None: w[:, 2] + 1)
         result = call_tool('export_onnx', tmp_path / 'net.pth', tmp_path / 'net.onnx')

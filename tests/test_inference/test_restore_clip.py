@@ -128,7 +128,7 @@ def assert_same_pictures(found, expected, least=40):
 class TestVideo:
     @pytest.mark.parametrize('suffix', ['.mp4', '.mov', '.mkv'])
     @pytest.mark.parametrize('codec', ['h264', 'h265', 'ffv1'])
-    def test_frames_and_times_stay(self, tmp_path, write_video, walk, suffix, codec):
+    def test_frames_and_times_are_preserved(self, tmp_path, write_video, walk, suffix, codec):
         if codec == 'ffv1' and suffix != '.mkv':
             pytest.skip('ffv1 goes into mkv')
         source = write_video(tmp_path / 'in.mp4', walk)
@@ -198,7 +198,9 @@ class TestVideo:
             assert found[2:] == expected[2:]
             assert expected[3] == {'audio': 'fin', 'subtitle': 'deu'}[kind]
 
-    def test_what_the_container_cannot_hold_is_named(self, tmp_path, write_video, walk, caplog):
+    def test_streams_that_the_container_cannot_hold_are_named(
+        self, tmp_path, write_video, walk, caplog
+    ):
         source = write_video(tmp_path / 'in.mkv', walk, sound='aac', subtitles='subrip')
         restore_clip(source, tmp_path / 'out.mp4', copier())
         assert packets(tmp_path / 'out.mp4', 'audio')[0] == packets(source, 'audio')[0]
@@ -214,7 +216,7 @@ class TestVideo:
         found, expected = (packets(tmp_path / 'out.mp4', 'audio'), packets(source, 'audio'))
         assert b''.join(found[0]) == b''.join(expected[0])
 
-    def test_one_sound_that_fails_at_the_end_does_not_take_all(
+    def test_other_sound_is_kept_if_one_stream_fails_at_the_end(
         self, tmp_path, write_video, walk, caplog, monkeypatch
     ):
         monkeypatch.setattr(muxing, 'LAYOUTS', {})
@@ -261,7 +263,7 @@ class TestVideo:
         assert found == expected[:11]
 
     @pytest.mark.parametrize('suffix', ['.mkv', '.mp4'])
-    def test_only_what_edit_lists_play(self, tmp_path, write_video, walk, suffix):
+    def test_sound_hidden_by_edit_lists_stays_hidden(self, tmp_path, write_video, walk, suffix):
         # as "ffmpeg -ss 1 -c copy": cut at no keyframe, so an edit list hides the first second
         frames = [walk[i % 12] for i in range(60)]
         whole = write_video(tmp_path / 'whole.mp4', frames, sound='aac', options={'g': '60'})
@@ -312,7 +314,7 @@ class TestVideo:
         assert_same_pictures(decoded(tmp_path / 'out.mp4')[0], decoded(source)[0], 42)
 
     @pytest.mark.parametrize('pixels', ['yuv422p', 'yuv444p', 'yuv420p10le', 'yuv422p10le'])
-    def test_sampling_and_bits_stay(self, tmp_path, write_video, walk, pixels):
+    def test_chroma_sampling_and_bit_depth_are_preserved(self, tmp_path, write_video, walk, pixels):
         fine = [np.uint16(frame) * 257 for frame in walk]
         source = write_video(tmp_path / 'in.mp4', fine, codec='libx265', pixels=pixels)
         restore_clip(source, tmp_path / 'out.mp4', copier(), Options(crf=1))
@@ -344,7 +346,7 @@ class TestVideo:
         assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
     @pytest.mark.parametrize('rotation', [90, 180, 270])
-    def test_turned_clips_come_upright(self, tmp_path, write_video, walk, rotation):
+    def test_rotated_clips_are_written_upright(self, tmp_path, write_video, walk, rotation):
         source = write_video(tmp_path / 'in.mp4', walk, rotation=rotation, aspect=Fraction(4, 3))
         restore_clip(source, tmp_path / 'out.mp4', copier())
         raw, _ = decoded(source)
@@ -455,7 +457,7 @@ class TestVideo:
         restore_clip(source, tmp_path / 'out.mp4', copier())
         assert 'transparency is ignored' in caplog.text
 
-    def test_fields_are_told(self, tmp_path, write_video, walk, caplog):
+    def test_interlaced_video_gives_a_warning(self, tmp_path, write_video, walk, caplog):
         options = {'flags': '+ildct+ilme', 'x264-params': 'tff=1'}
         source = write_video(tmp_path / 'in.mp4', walk, options=options)
         restore_clip(source, tmp_path / 'out.mp4', copier())
@@ -479,7 +481,7 @@ class TestVideo:
             packets(tmp_path / 'out.mkv', 'audio')[1], packets(source, 'audio')[1], atol=1.1e-3
         )
 
-    def test_joined_files_go_on(self, tmp_path, write_video, walk):
+    def test_times_of_joined_files_continue(self, tmp_path, write_video, walk):
         frames = [walk[i % 12] for i in range(45)]
         part = write_video(tmp_path / 'part.ts', frames, sound='aac')
         source = tmp_path / 'in.ts'
@@ -492,7 +494,7 @@ class TestVideo:
         assert len(payloads) == 2 * len(packets(part, 'audio')[0])
         assert np.allclose(np.diff(sound_at), 1024 / 48000, atol=2e-3)
 
-    def test_how_long_the_last_frame_stays(self, tmp_path, write_video, walk):
+    def test_duration_of_the_last_frame_is_kept(self, tmp_path, write_video, walk):
         plain = write_video(tmp_path / 'plain.mp4', walk, options={'crf': '1', 'bf': '0'})
         source = tmp_path / 'in.mp4'
         with av.open(str(plain)) as given, av.open(str(source), 'w') as out:
@@ -516,7 +518,7 @@ class TestVideo:
     @pytest.mark.parametrize(
         ('size', 'matrix'), [((128, 96), 6), ((1024, 576), 6), ((1280, 720), 1), ((704, 592), 1)]
     )
-    def test_untagged_colours_are_read_as_players_read_them(
+    def test_untagged_colours_are_read_as_players_do(
         self, tmp_path, write_video, walk, size, matrix
     ):
         frames = [cv2.resize(frame, size) for frame in walk[:2]]
@@ -580,17 +582,17 @@ class TestVideo:
         restore_clip(source, tmp_path / 'out', copier())
         assert 'cICP' not in chunks((tmp_path / 'out' / '000002.png').read_bytes())
 
-    @pytest.mark.skipif(not shutil.which('ffprobe'), reason='PyAV does not tell it')
+    @pytest.mark.skipif(not shutil.which('ffprobe'), reason='PyAV does not show it')
     def test_ffv1_keeps_the_shape_of_pixels(self, tmp_path, write_video, walk):
         source = write_video(tmp_path / 'in.mp4', walk, aspect=Fraction(64, 45))
         restore_clip(source, tmp_path / 'out.mkv', copier(), Options(codec='ffv1'))
-        told = subprocess.run(
+        shown = subprocess.run(
             ['ffprobe', '-v', 'error', '-show_frames', tmp_path / 'out.mkv'],
             check=True,
             capture_output=True,
             text=True,
         ).stdout
-        assert told.count('sample_aspect_ratio=64:45') == 12
+        assert shown.count('sample_aspect_ratio=64:45') == 12
         assert_same_pictures(decoded(tmp_path / 'out.mkv')[0], decoded(source)[0], 90)
 
     def test_shape_of_pixels_survives_two_passes(self, tmp_path, write_video, walk):
@@ -601,7 +603,7 @@ class TestVideo:
         assert open_clip(tmp_path / 'twice.mp4').format.aspect == Fraction(4, 3)
 
     @pytest.mark.parametrize('suffix', ['.mkv', '.mp4'])
-    def test_fonts_go_where_they_can(self, tmp_path, write_video, walk, suffix, caplog):
+    def test_fonts_are_copied_to_mkv_only(self, tmp_path, write_video, walk, suffix, caplog):
         plain = write_video(tmp_path / 'plain.mkv', walk)
         source = tmp_path / 'in.mkv'
         with av.open(str(plain)) as given, av.open(str(source), 'w') as out:
@@ -645,7 +647,7 @@ class TestVideo:
         assert chapter['end'] * chapter['time_base'] == Fraction(1, 5)
         assert chapter['metadata']['title'] == 'Hedge'
 
-    def test_one_sound_that_the_container_refuses_does_not_take_all(
+    def test_other_sound_is_kept_if_the_container_refuses_one_stream(
         self, tmp_path, write_video, walk, caplog
     ):
         # FFmpeg lists Opus as supported in .mov, but then refuses it
@@ -726,7 +728,7 @@ class TestImages:
 
     @staticmethod
     def described(path: Path, image: np.ndarray, orientation: int = 6) -> Path:
-        """Write an image with everything that an image file can state beside its pixels."""
+        """Write an image with all kinds of metadata that an image file can have."""
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation], exif[ExifTags.Base.Make] = orientation, 'Camera'
         exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExposureTime] = 0.01
@@ -793,7 +795,7 @@ class TestImages:
         with pytest.raises(UserError, match=r'shot95.jpg and shot95.png are the same frame'):
             restore_clip(folder, tmp_path / 'out', copier())
 
-    def test_a_folder_is_replaced_as_a_whole(self, tmp_path, folder, walk):
+    def test_overwrite_replaces_the_whole_folder(self, tmp_path, folder, walk):
         target = tmp_path / 'out'
         target.mkdir()
         cv2.imwrite(str(target / 'old.png'), walk[0])
@@ -828,7 +830,9 @@ class TestStopped:
 
     @pytest.mark.parametrize('name', ['out.mp4', 'out.mkv', 'out'])
     @pytest.mark.parametrize('options', [Options(), Options(start=20, end=180, side_by_side=True)])
-    def test_the_result_is_the_same(self, tmp_path, write_video, walk, monkeypatch, name, options):
+    def test_resumed_result_is_the_same(
+        self, tmp_path, write_video, walk, monkeypatch, name, options
+    ):
         frames = [walk[i % 12] for i in range(3 * SEGMENT + 10)]
         source = write_video(tmp_path / 'in.mp4', frames, sound='aac')
         whole = tmp_path / f'whole{Path(name).suffix}'
@@ -862,7 +866,7 @@ class TestStopped:
             assert packets(target, 'audio')[:2] == packets(whole, 'audio')[:2]
         assert not target.with_name(f'{name}.part').exists()
 
-    def test_other_arguments_do_not_go_on(self, tmp_path, write_video, walk, monkeypatch):
+    def test_other_arguments_cannot_resume(self, tmp_path, write_video, walk, monkeypatch):
         frames = [walk[i % 12] for i in range(SEGMENT + 5)]
         source = write_video(tmp_path / 'in.mp4', frames)
         with monkeypatch.context() as patch:
@@ -876,7 +880,7 @@ class TestStopped:
         assert len(decoded(tmp_path / 'out.mp4')[0]) == SEGMENT + 3
 
     @pytest.mark.parametrize('left', [0, 0.5, 0.99])
-    def test_a_segment_that_a_power_cut_damaged_is_made_again(
+    def test_segment_damaged_by_a_power_cut_is_written_again(
         self, tmp_path, write_video, walk, monkeypatch, left
     ):
         frames = [walk[i % 12] for i in range(3 * SEGMENT)]
@@ -899,7 +903,7 @@ class TestStopped:
         assert begun == [0]
         assert_same_pictures(decoded(target)[0], frames, 33)
 
-    def test_images_that_were_changed_do_not_go_on(self, tmp_path, walk, monkeypatch):
+    def test_changed_images_cannot_resume(self, tmp_path, walk, monkeypatch):
         folder = tmp_path / 'frames'
         folder.mkdir()
         for i, frame in enumerate(walk):
@@ -914,14 +918,14 @@ class TestStopped:
         with pytest.raises(UserError, match='cannot resume, because images changed'):
             restore_clip(folder, tmp_path / 'out', copier(), resume=True)
 
-    def test_resume_without_a_beginning_begins(self, tmp_path, write_video, walk):
+    def test_resume_without_an_unfinished_run_starts(self, tmp_path, write_video, walk):
         source = write_video(tmp_path / 'in.mp4', walk)
         assert restore_clip(source, tmp_path / 'out.mp4', copier(), resume=True) == (12, [])
 
 
 class TestDamaged:
     @pytest.mark.parametrize('part', [0.5, 0.9])
-    def test_what_can_be_read_is_restored(self, tmp_path, write_video, walk, part):
+    def test_readable_frames_are_restored(self, tmp_path, write_video, walk, part):
         frames = [walk[i % 12] for i in range(60)]
         source = write_video(tmp_path / 'in.mkv', frames, sound='libopus', options={'g': '10'})
         content = source.read_bytes()
@@ -1006,7 +1010,7 @@ class TestRefused:
             restore_clip(source, tmp_path / target, copier())
         assert (tmp_path / 'there.mp4').read_bytes() == b'precious'
 
-    def test_folder_of_other_things_is_not_replaced(self, tmp_path, source):
+    def test_folder_with_other_files_is_not_replaced(self, tmp_path, source):
         (tmp_path / 'papers').mkdir()
         (tmp_path / 'papers' / 'thesis.tex').touch()
         with pytest.raises(UserError, match='contains files other than images'):
@@ -1023,7 +1027,7 @@ class TestRefused:
             restore_clip(tmp_path / 'photos' / '0.png', target, copier(), overwrite=True)
         assert len(list((tmp_path / 'photos').iterdir())) == 3
 
-    def test_folder_of_another_purpose_is_not_emptied(self, tmp_path, source):
+    def test_folder_named_part_with_other_files_is_not_emptied(self, tmp_path, source):
         papers = tmp_path / 'out.mp4.part'
         papers.mkdir()
         (papers / 'thesis.tex').touch()
@@ -1038,14 +1042,16 @@ class TestRefused:
         with pytest.raises(UserError, match='is a link to a folder; use that folder itself'):
             restore_clip(source, tmp_path / 'link', copier(), overwrite=True)
 
-    def test_two_at_once(self, tmp_path, source):
+    def test_second_run_for_the_same_target(self, tmp_path, source):
         with (
             sole_writer(tmp_path / 'out.mp4.part'),
             pytest.raises(UserError, match='another process is writing to'),
         ):
             restore_clip(source, tmp_path / 'out.mp4', copier())
 
-    def test_another_that_starts_at_the_end(self, tmp_path, source, monkeypatch):
+    def test_run_that_starts_when_the_first_ends_keeps_the_lock(
+        self, tmp_path, source, monkeypatch
+    ):
         """It gets the folder as soon as the lock is released, and keeps the lock."""
         part, release = tmp_path / 'out.mp4.part', FileLock.release
         with contextlib.ExitStack() as stack:
@@ -1074,12 +1080,12 @@ class TestRefused:
 
         with monkeypatch.context() as patch:
             patch.setattr(files, 'put_in_place', full)
-            with pytest.raises(UserError, match=r'is full\. Finished frames are kept; make room'):
+            with pytest.raises(UserError, match=r'is full\. Finished frames are kept; free some'):
                 restore_clip(source, tmp_path / name, copier(), overwrite=True)
         assert not (tmp_path / name).exists()
         restore_clip(source, tmp_path / name, copier(), resume=True)
 
-    def test_colours_that_are_not_known(self):
+    def test_unsupported_colour_matrix(self):
         frame = av.VideoFrame(64, 48, 'yuv444p')
         frame.colorspace = 8  # YCgCo
         with pytest.raises(UserError, match='colour matrix 8 cannot be converted to RGB'):
@@ -1103,7 +1109,7 @@ class TestInThread:
     def test_items_in_order(self):
         assert list(in_thread(range(100))) == list(range(100))
 
-    def test_error_arrives(self):
+    def test_error_is_raised_in_the_caller(self):
         def items():
             yield 1
             raise UserError('damaged')

@@ -71,7 +71,7 @@ class TestEqualsDBLRNet:
         assert (network(windows, 16) - expected).abs().max() < 1e-5
 
     @torch.inference_mode()
-    def test_half_weights_are_computed_with_the_asked_precision(self, real_clip):
+    def test_half_weights_are_computed_in_the_requested_dtype(self, real_clip):
         net = trained()
         windows = windows_of(real_clip, net, 64, 64)
         expected = net(windows)
@@ -80,7 +80,7 @@ class TestEqualsDBLRNet:
         torch.testing.assert_close(half(windows), expected, rtol=0, atol=5e-3)
 
     @torch.inference_mode()
-    def test_bfloat16_is_near(self, real_clip):
+    def test_bfloat16_is_close(self, real_clip):
         net = trained()
         windows = windows_of(real_clip, net, 144, 200)
         error = strip_network(net, torch.bfloat16)(windows, 16) - net(windows)
@@ -99,7 +99,7 @@ class TestEqualsDBLRNet:
         torch.testing.assert_close(network(words, 8), expected, rtol=0, atol=1e-5)
 
 
-def test_the_callers_weights_stay_as_they_are(real_clip):
+def test_given_weights_are_not_changed(real_clip):
     net = trained()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     strip_network(net, torch.bfloat16)

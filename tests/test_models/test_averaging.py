@@ -21,7 +21,7 @@ def learn(net: nn.Module) -> None:
 
 
 @pytest.mark.parametrize('options', [dict(), dict(update_buffers=True), dict(interval=2)])
-def test_averages_are_mmengines(options):
+def test_averages_equal_mmengine(options):
     net = network()
     theirs = ExponentialMovingAverage(net, momentum=0.1, **options)
     ours = ForeachExponentialMovingAverage(net, momentum=0.1, **options)
@@ -36,7 +36,7 @@ def test_averages_are_mmengines(options):
             assert torch.equal(value, ours.state_dict()[name]), name
 
 
-def test_a_load_starts_the_count_anew():
+def test_load_state_dict_resets_the_step_count():
     net = network()
     average = ForeachExponentialMovingAverage(net, momentum=0.1)
     untouched = copy.deepcopy(average.state_dict())
@@ -50,7 +50,7 @@ def test_a_load_starts_the_count_anew():
 
 
 @pytest.mark.parametrize('update_buffers', [False, True])
-def test_an_average_that_was_moved(update_buffers):
+def test_average_can_be_moved_to_another_dtype(update_buffers):
     """For instance to a GPU, where its tensors are new objects."""
     net = network()
     average = ForeachExponentialMovingAverage(net, momentum=0.1, update_buffers=update_buffers)

@@ -92,7 +92,7 @@ class TestJudgedClips:
         assert torch.equal(fake, restored[:, None])
         assert torch.equal(real, real_clip['sharp'][None, 2:3])
 
-    def test_a_discriminator_of_images_gets_images(self, real_clip):
+    def test_image_discriminator_gets_images(self, real_clip):
         discriminator = dict(
             type='PatchDiscriminator', in_channels=3, base_channels=8, num_conv=2,
             norm_cfg=dict(type='BN'), init_cfg=dict(type='normal', gain=0.02),
@@ -109,10 +109,10 @@ class TestJudgedClips:
             build().judged_clips(real_clip['blurry'][None, 2], real_clip['sharp'][None, 2])
 
 
-class TestTheDiscriminatorIsLeftAsItWas:
-    """A step of the generator judges with a discriminator that it sets to evaluation."""
+class TestGeneratorStepRestoresDiscriminator:
+    """A step of the generator temporarily sets the discriminator to evaluation mode."""
 
-    def test_what_the_user_froze_stays_frozen(self, batch):
+    def test_weights_frozen_by_the_user_stay_frozen(self, batch):
         model = build()
         first, *others = model.discriminator.parameters()
         first.requires_grad_(False)
@@ -120,7 +120,7 @@ class TestTheDiscriminatorIsLeftAsItWas:
         assert not first.requires_grad
         assert all(p.requires_grad for p in others)
 
-    def test_after_an_error(self, batch, monkeypatch):
+    def test_mode_and_gradients_are_restored_after_an_error(self, batch, monkeypatch):
         model = build()
 
         def fail(*arguments, **keywords):
@@ -134,7 +134,7 @@ class TestTheDiscriminatorIsLeftAsItWas:
 
 
 class TestTrainStep:
-    def test_both_learn_and_the_log_says_what(self, batch):
+    def test_both_networks_change_and_losses_are_logged(self, batch):
         model = build()
         optim = optimisers(model)
         before = weights(model.generator), weights(model.discriminator)
@@ -166,7 +166,7 @@ class TestTrainStep:
         for p, q in zip(model.generator.parameters(), gradient, strict=True):
             torch.testing.assert_close(p.grad, q, atol=1e-6, rtol=1e-4)
 
-    def test_the_players_leave_each_other_alone(self, batch):
+    def test_generator_step_does_not_change_the_discriminator(self, batch):
         model = build()
         data = model.data_preprocessor(deepcopy(batch), True)
         blurry, sharp = data['inputs'], data['data_samples'].gt_img
@@ -191,7 +191,7 @@ class TestTrainStep:
         assert last < first
         assert last < nothing  # better than the blurry frame itself
 
-    def test_losses_of_mmagic_fit(self, batch):
+    def test_mmagic_losses_can_be_used(self, batch):
         model = build(
             pixel_loss=dict(type='CharbonnierLoss'),
             gan_loss=dict(type='GANLoss', gan_type='vanilla', loss_weight=1e-3),
@@ -213,7 +213,7 @@ class TestWarmUp:
             )
         assert moved == [(True, False), (False, True), (True, True)]
 
-    def test_survives_a_checkpoint(self, batch):
+    def test_step_counter_is_stored_in_the_checkpoint(self, batch):
         model = build(train_cfg=dict(gen_init_steps=2))
         step(model, optimisers(model), batch)
         other = build(train_cfg=dict(gen_init_steps=2))
@@ -269,7 +269,7 @@ class TestEma:
         for e, p in zip(expected, model.generator_ema.parameters(), strict=True):
             torch.testing.assert_close(p, e.detach(), atol=1e-6, rtol=1e-5)
 
-    def test_is_what_is_tested(self, batch, real_clip):
+    def test_is_used_in_evaluation(self, batch, real_clip):
         model = build(ema=dict(momentum=0.01))
         window = real_clip['blurry'][None, :5, :, :32, :32]
         before = model.eval().forward_tensor(window)
@@ -335,7 +335,7 @@ class TestDiscriminatorLearns:
         chance = F.softplus(torch.zeros(())) * 2
         assert loss < chance / 2
 
-    def test_saturating_gradient_vanishes_when_it_wins(self):
+    def test_saturating_gradient_vanishes_when_discriminator_is_certain(self):
         """The paper's form has no gradient once the discriminator is certain; other forms do."""
 
         def slope(form):

@@ -21,7 +21,7 @@ class TestSmoke:
         count = sum(p.numel() for p in DBLRNet(color=color).parameters())
         assert round(count / 1e6, 3) == millions
 
-    def test_multiply_accumulates_a_pixel(self):
+    def test_multiply_accumulates_per_pixel(self):
         macs = []
 
         def count(module, inputs, output):
@@ -60,11 +60,11 @@ class TestSmoke:
 
 
 class TestLuma:
-    def test_luma_is_opencvs(self, real_clip):
+    def test_luma_equals_opencv(self, real_clip):
         frame = real_clip['blurry'][0]
         torch.testing.assert_close(rgb_to_luma(frame)[0], luma(frame), atol=1e-5, rtol=0)
 
-    def test_chroma_is_the_centre_frames(self, real_clip):
+    def test_chroma_is_that_of_the_centre_frame(self, real_clip):
         window = real_clip['blurry'][None, :5]
         with torch.no_grad():
             restored = DBLRNet(**TINY).eval()(window)[0]
@@ -76,7 +76,7 @@ class TestLuma:
         torch.testing.assert_close(chroma(restored), chroma(window[0, 2]), atol=1e-5, rtol=0)
         assert (luma(restored) - luma(window[0, 2])).abs().mean() > 1e-3
 
-    def test_only_luma_enters(self):
+    def test_network_input_is_luma_only(self):
         """Frames with equal luma and different chroma give the same restored luma."""
         net = DBLRNet(**TINY).eval()
         window = torch.rand(1, 5, 3, 12, 12)
@@ -97,12 +97,12 @@ class TestStructure:
         rows = x.grad.abs().sum(dim=(0, 1, 2, 4)).nonzero()
         assert (rows.min().item(), rows.max().item()) == (15 - net.halo, 15 + net.halo)
 
-    def test_every_frame_counts(self):
+    def test_every_frame_affects_the_output(self):
         x = torch.rand(1, 5, 3, 9, 9, requires_grad=True)
         DBLRNet(**TINY)(x).square().sum().backward()
         assert (x.grad.abs().sum(dim=(0, 2, 3, 4)) > 0).all()
 
-    def test_residual_starts_at_the_input(self, real_clip):
+    def test_initial_residual_output_is_the_centre_frame(self, real_clip):
         window = real_clip['blurry'][None, :5]
         net = DBLRNet(**TINY, norm=None, residual=True)
         with torch.no_grad():

@@ -34,13 +34,13 @@ class TestSmoke:
 
 class TestParts:
     @pytest.mark.parametrize('training', [False, True])
-    def test_judged_as_the_whole_clip(self, training):
+    def test_parts_give_the_logits_of_the_whole_clip(self, training):
         net = FrameSequenceDiscriminator(5, **TINY).train(training)
         clip = torch.rand(2, 5, 3, 16, 16)
         parts = clip.split([2, 1, 2], dim=1)
         torch.testing.assert_close(net(parts), net(clip), atol=1e-5, rtol=1e-5)
 
-    def test_nothing_is_kept_of_frames_that_need_no_gradient(self):
+    def test_frames_without_gradient_store_nothing(self):
         net = FrameSequenceDiscriminator(5, **TINY).eval().requires_grad_(False)
         sharp, restored = torch.rand(1, 4, 3, 16, 16), torch.rand(1, 1, 3, 16, 16)
         restored.requires_grad_()

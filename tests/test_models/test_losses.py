@@ -23,7 +23,7 @@ class TestContentLoss:
         close = ContentLoss(color, 'charbonnier', loss_weight=2.0)(blurry, sharp)
         torch.testing.assert_close(close, 2 * torch.hypot(error, torch.tensor(1e-3)).mean())
 
-    def test_charbonnier_has_a_slope_everywhere(self):
+    def test_charbonnier_gradient_is_finite_at_zero_error(self):
         frame = torch.zeros(1, 3, 4, 4, requires_grad=True)
         ContentLoss(form='charbonnier')(frame, torch.zeros(1, 3, 4, 4)).backward()
         assert torch.equal(frame.grad, torch.zeros(1, 3, 4, 4)), 'no 0 / 0 where all is right'
@@ -78,7 +78,7 @@ class TestAdversarialLoss:
         torch.testing.assert_close(loss(LOGITS, False, is_disc=True), fake.mean())
 
     @pytest.mark.parametrize('form', AdversarialLoss.FORMS)
-    def test_each_side_pulls_its_way(self, form):
+    def test_gradient_signs_of_generator_and_discriminator(self, form):
         loss = AdversarialLoss(form)
 
         def slope(*arguments, **keywords):

@@ -57,14 +57,14 @@ class TestSize:
 
 
 class TestColor:
-    def test_chroma_is_the_centre_frames(self, real_clip):
+    def test_chroma_is_that_of_the_centre_frame(self, real_clip):
         window = real_clip['blurry'][None, :5]
         with torch.no_grad():
             change = lively()(window) - window[:, 2]
         assert change.abs().mean() > 1e-3
         torch.testing.assert_close(change, change[:, :1].expand_as(change), atol=1e-6, rtol=0)
 
-    def test_only_luma_enters(self):
+    def test_network_input_is_luma_only(self):
         window = torch.rand(1, 5, 3, 12, 12)
         chroma = torch.tensor([0.587, -0.299, 0.0]).view(3, 1, 1)  # its luma is 0
         other = window + chroma * torch.rand(1, 5, 1, 1, 1)
@@ -74,7 +74,7 @@ class TestColor:
                 rgb_to_luma(net(window)), rgb_to_luma(net(other)), atol=1e-5, rtol=0
             )
 
-    def test_starts_at_the_input(self, real_clip):
+    def test_initial_output_is_the_centre_frame(self, real_clip):
         window = real_clip['blurry'][None, :5]
         with torch.no_grad():
             change = MultiScaleDBLRNet()(window) - window[:, 2]
@@ -116,7 +116,7 @@ class TestStructure:
                 expected = whole[..., top : top + tile, left : left + tile]
                 torch.testing.assert_close(part, expected, atol=1e-5, rtol=0)
 
-    def test_every_frame_counts(self):
+    def test_every_frame_affects_the_output(self):
         x = torch.rand(1, 5, 3, 9, 9, requires_grad=True)
         lively()(x).square().sum().backward()
         assert (x.grad.abs().sum(dim=(0, 2, 3, 4)) > 0).all()

@@ -64,7 +64,7 @@ class TestData:
             tmp_path / 'b.json',
         )
         assert done.code == 0, done.err
-        assert list(folder.iterdir()) == [], 'LMDB and store are taken away'
+        assert list(folder.iterdir()) == [], 'LMDB and store are removed'
         figures = json.loads((tmp_path / 'b.json').read_text())
         assert (figures['clips'], figures['pairs'], figures['crop']) == (3, 32, 128)
         assert all(speed > 0 for speeds in figures['warm'].values() for speed in speeds)
@@ -160,7 +160,7 @@ class TestSpeedIsKept:
     def _one_thread(self, monkeypatch):
         monkeypatch.setenv('OMP_NUM_THREADS', '1')
 
-    def test_of_restoring(self, run, sample_root, tmp_path):
+    def test_restoring_speed(self, run, sample_root, tmp_path):
         torch.save(DBLRNet().state_dict(), tmp_path / 'net.pth')
         clip = sample_root / 'test' / 'sam2_blocks_carry' / 'blur'
         figures = run(
@@ -171,7 +171,7 @@ class TestSpeedIsKept:
         if has_int8():
             assert ratio(figures, 'plain loop, float32', 'Deblurrer, int8') > 3
 
-    def test_of_training(self, run, sample_root):
+    def test_training_speed(self, run, sample_root):
         figures = run(
             'train', ROOT / 'configs' / 'dblrgan_gopro.py', '--data-root', sample_root,
             '--device', 'cpu', '--cfg-options', 'train_dataloader.batch_size=1',
@@ -186,7 +186,7 @@ class TestSpeedIsKept:
             assert 'conv' in next(iter(by_operation)), 'what takes most comes first'
 
 
-def test_training_without_one(call_tool, tests_only):
+def test_config_for_tests_only_is_refused(call_tool, tests_only):
     done = call_tool('benchmark', 'train', tests_only)
     assert done.code == 1
     assert f'{tests_only} is for tests only' in done.err

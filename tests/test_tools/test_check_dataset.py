@@ -50,7 +50,7 @@ class TestCounts:
             ['test', '2', '', '20', '', '256x144', '0'],
         ]
 
-    def test_sample_is_not_what_was_published(self, check, sample_root):
+    def test_sample_differs_from_the_published_counts(self, check, sample_root):
         done = check('gopro', sample_root)
         assert tables(done.out) == [
             ['train', '3', '22', '32', '2103', '254x144, 256x144', '1'],
@@ -130,8 +130,8 @@ class TestFaults:
     @pytest.mark.parametrize('kind', ['truncated', 'empty', 'grey', 'deep', 'lower', 'narrower'])
     @pytest.mark.parametrize('folder', ['blur', 'sharp'])
     def test_image(self, check, real_copy, kind, folder):
-        told = getattr(self, kind)(real_copy / 'train' / 'gopro_walk_a' / folder / '000051.png')
-        assert self.check(check, real_copy) == [f'train/gopro_walk_a, frame 000051: {told}']
+        message = getattr(self, kind)(real_copy / 'train' / 'gopro_walk_a' / folder / '000051.png')
+        assert self.check(check, real_copy) == [f'train/gopro_walk_a, frame 000051: {message}']
 
     def test_missing_partner(self, check, real_copy):
         folder = real_copy / 'train' / 'gopro_walk_a' / 'sharp'
@@ -141,7 +141,7 @@ class TestFaults:
             f'in {folder}). Copy the missing frame, or remove its partner.'
         ]
 
-    def test_all_are_told(self, check, real_copy, sample_root):
+    def test_all_faults_are_reported(self, check, real_copy, sample_root):
         for clip in ('gopro_walk_b', 'sam2_juggle_a'):
             shutil.copytree(sample_root / 'train' / clip, real_copy / 'train' / clip)
         spoilt = (
@@ -232,7 +232,7 @@ class TestClipStore:
         assert f'gopro_walk_a: {file} has ' in line
         assert 'Copy it again' in line
 
-    def test_all_damaged_files_are_told(self, check, sample_store, tmp_path):
+    def test_all_damaged_files_are_reported(self, check, sample_store, tmp_path):
         store = tmp_path / 'store'
         shutil.copytree(sample_store, store)
         files = [store / 'train' / f'{clip}.npy' for clip in ('gopro_walk_a', 'sam2_juggle_a')]

@@ -146,11 +146,11 @@ class TestFingerprint:
         config.write_text(config.read_text() + "model['generator']['num_blocks'] = 2\n")
         assert mark(method) != before
 
-    def test_of_the_input_no_device(self, mark):
+    def test_fingerprint_of_the_input_ignores_the_device(self, mark):
         assert mark('input', 'cpu') == mark('input', 'cuda')
 
 
-def test_a_config_at_fault_is_told_first(call_tool, sample_root, tmp_path):
+def test_faulty_config_is_reported_before_any_method_runs(call_tool, sample_root, tmp_path):
     (tmp_path / 'bad.py').write_text("_base_ = ['nowhere.py']")
     result = call_tool(
         'compare', tmp_path / 'out', '--data', f'a={sample_root}:test',
@@ -161,7 +161,7 @@ def test_a_config_at_fault_is_told_first(call_tool, sample_root, tmp_path):
     assert not (tmp_path / 'out' / 'methods').exists()
 
 
-def test_what_it_did_not_make_is_left_alone(call_tool, sample_root, tmp_path):
+def test_folder_not_made_by_compare_is_kept(call_tool, sample_root, tmp_path):
     mine = tmp_path / 'methods' / 'input'
     mine.mkdir(parents=True)
     (mine / 'precious').touch()
@@ -191,7 +191,7 @@ def test_bad_input(call_tool, tmp_path, arguments, message):
     assert 'Traceback' not in result.err
 
 
-def test_a_file_in_the_place_of_the_folder(call_tool, tmp_path):
+def test_output_folder_is_a_file(call_tool, tmp_path):
     (tmp_path / 'out').write_text('')
     result = call_tool('compare', tmp_path / 'out', '--data', 'a=x:test')
     assert result.code == 1
@@ -199,7 +199,7 @@ def test_a_file_in_the_place_of_the_folder(call_tool, tmp_path):
 
 
 @pytest.mark.slow
-def test_no_process_outlives_a_killed_one(repo, sample_root, config, checkpoint, tmp_path):
+def test_killed_command_leaves_no_processes(repo, sample_root, config, checkpoint, tmp_path):
     command = [
         sys.executable, repo / 'tools' / 'compare.py', tmp_path / 'out', '--device', 'cpu',
         '--data', f'a={sample_root}:test', '--method', f'm={config}:{checkpoint}',
@@ -229,7 +229,7 @@ def test_no_process_outlives_a_killed_one(repo, sample_root, config, checkpoint,
 
 
 @pytest.mark.slow
-def test_data_at_fault_are_told_not_tabled(call_tool, real_copy, tmp_path):
+def test_faulty_data_ends_the_command(call_tool, real_copy, tmp_path):
     path = next((real_copy / 'train').rglob('sharp/*.png'))
     path.write_bytes(path.read_bytes()[:500])
     result = call_tool('compare', tmp_path / 'out', '--data', f'a={real_copy}:train')

@@ -118,7 +118,9 @@ class TestOneClip:
             (('frames', 'frames/out'), 'is inside the input'),
         ],
     )
-    def test_what_cannot_be(self, call_tool, video, tmp_path, monkeypatch, arguments, message):
+    def test_bad_input_or_output_is_refused(
+        self, call_tool, video, tmp_path, monkeypatch, arguments, message
+    ):
         monkeypatch.chdir(tmp_path)
         result = call_tool('deblur', *arguments)
         assert result.code == 1
@@ -139,7 +141,7 @@ class TestOneClip:
             ('--crf', 52),
         ],
     )
-    def test_numbers_that_cannot_be(self, call_tool, arguments):
+    def test_invalid_numbers_are_refused(self, call_tool, arguments):
         assert call_tool('deblur', 'a.mp4', 'b.mp4', *arguments).code == 2
 
 
@@ -191,7 +193,7 @@ class TestManyClips:
         ]  # fmt: skip
         assert f'{given}: left out: deep, notes.txt, shots/Thumbs.db' in caplog.messages
 
-    def test_processes_share_them(self, call_tool, video, tmp_path, monkeypatch):
+    def test_processes_divide_the_inputs(self, call_tool, video, tmp_path, monkeypatch):
         given = tmp_path / 'given'
         given.mkdir()
         for name in 'abcde':
@@ -210,7 +212,7 @@ class TestManyClips:
         assert made == [['b.mp4', 'd.mp4'], [f'{name}.mp4' for name in 'abcde']]
 
     @pytest.mark.parametrize(
-        ('environment', 'made', 'told'),
+        ('environment', 'made', 'printed'),
         [
             # a batch script without srun is one process, even if its job has several tasks
             (dict(SLURM_PROCID=0, SLURM_NTASKS=2), 'ab', ''),
@@ -228,8 +230,8 @@ class TestManyClips:
         ],
         ids=['no step', 'step', 'gaps'],
     )
-    def test_slurm_leaves_nothing_out(
-        self, call_tool, video, tmp_path, monkeypatch, environment, made, told
+    def test_slurm_tasks_divide_the_inputs(
+        self, call_tool, video, tmp_path, monkeypatch, environment, made, printed
     ):
         given = tmp_path / 'given'
         given.mkdir()
@@ -238,10 +240,10 @@ class TestManyClips:
         for name, value in environment.items():
             monkeypatch.setenv(name, str(value))
         result = call_tool('deblur', given, tmp_path / 'out')
-        assert told in result.out + result.err
+        assert printed in result.out + result.err
         assert sorted(p.stem for p in (tmp_path / 'out').glob('*')) == list(made)
 
-    def test_goes_on_after_any_error(self, call_tool, video, tmp_path, monkeypatch):
+    def test_next_input_is_restored_after_an_error(self, call_tool, video, tmp_path, monkeypatch):
         from dblrgan_mm.inference import restore_clip
 
         original = restore_clip.restore_clip
@@ -270,7 +272,7 @@ class TestManyClips:
         assert result.code == 1
         assert 'a.mp4: is the input; choose another output' in result.err
 
-    def test_same_name_twice(self, call_tool, video, tmp_path):
+    def test_two_inputs_with_the_same_output(self, call_tool, video, tmp_path):
         (tmp_path / 'other').mkdir()
         other = tmp_path / 'other' / 'clip.mp4'
         other.write_bytes(video.read_bytes())
@@ -301,7 +303,7 @@ def stop_after_three(monkeypatch):
     return stopped
 
 
-def test_a_stopped_run_goes_on(call_tool, folder, tmp_path, stop_after_three):
+def test_interrupted_run_resumes(call_tool, folder, tmp_path, stop_after_three):
     with stop_after_three():
         result = call_tool('deblur', folder, tmp_path / 'out')
     assert result.code == 1

@@ -22,7 +22,7 @@ SMALL = [
 
 
 @pytest.mark.slow
-def test_train_resume_and_keep_what_was_learned(repo, tmp_path):
+def test_resumed_training_keeps_the_weights(repo, tmp_path):
     def train(iterations: int, *options: str) -> str:
         done = subprocess.run(
             [repo / 'tools' / 'dist_train.sh', repo / 'configs' / 'dblrgan_sample.py', '2',

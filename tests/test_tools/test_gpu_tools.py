@@ -69,7 +69,7 @@ def call(tool, tmp_path, monkeypatch, capsys):
 
 
 class TestParts:
-    def test_survive_each_other(self, call, tmp_path):
+    def test_failed_part_does_not_stop_the_others(self, call, tmp_path):
         done = call(
             [
                 ('a', part('done', 'fine'), 0, True),
@@ -91,7 +91,7 @@ class TestParts:
             'report.md', 'status.json', 'logs.tar.gz',
         }  # fmt: skip
 
-    def test_one_that_all_others_need(self, call):
+    def test_failure_of_a_required_part_ends_the_run(self, call):
         parts = [('a', part('failed', 'no GPU: x'), 0, True), ('b', part('done', ''), 0, False)]
         done = call(parts)
         assert done.code == 1
@@ -100,7 +100,7 @@ class TestParts:
         done = call(parts)
         assert 'a failed before: no GPU: x; fix it, delete' in done.out
 
-    def test_are_done_once(self, call):
+    def test_finished_parts_do_not_run_again(self, call):
         parts = [('a', part('done', ''), 0, True), ('b', part('failed', ''), 0, False)]
         call(parts)
         done = call(parts)
@@ -115,7 +115,7 @@ class TestParts:
         assert 'out of time: the 0.0 minutes are up' in done.out
         assert 'b was skipped: out of time' in done.status['flags']
 
-    def test_left_out(self, call):
+    def test_skipped_parts(self, call):
         parts = [('machine', part('done', ''), 0, False), ('tests', part('done', ''), 0, False)]
         done = call(parts, '--skip', 'tests')
         assert done.status['parts']['tests'] == dict(state='skipped', seconds=0, note='by --skip')
@@ -132,7 +132,7 @@ class TestCalls:
         assert done.status['finished']
         assert done.status['parts']['b']['state'] == 'done'
 
-    def test_a_command_that_outlasts_the_call_runs_again(self, call, tool):
+    def test_command_interrupted_by_the_end_of_a_call_runs_again(self, call, tool):
         def slow(run):
             run.facts['times'] = run.facts.get('times', 0) + 1
             run.command('slow', '-c', 'import time; time.sleep(60)', limit=100)
@@ -147,7 +147,7 @@ class TestCalls:
         assert done.status['parts']['slow']['note'] == 'two calls ended while it was running'
         assert done.status['parts']['after']['state'] == 'done'
 
-    def test_a_command_that_takes_too_long(self, call):
+    def test_command_over_its_limit_is_killed(self, call):
         def slow(run):
             code, line = run.command('slow', '-c', 'import time; time.sleep(60)', limit=0.1)
             return ('failed' if code == 124 else 'done'), line
@@ -225,7 +225,9 @@ class TestTraining:
         tool.SPARE = 0
         return [('prepare', prepare, 0, False), ('train', tool.train, 0, False)]
 
-    def test_outlives_the_call_and_is_waited_for(self, tool, call, parts, monkeypatch, tmp_path):
+    def test_training_outlives_the_call_and_the_next_call_waits(
+        self, tool, call, parts, monkeypatch, tmp_path
+    ):
         code = 'import time; time.sleep(6); print("trained")'
         monkeypatch.setattr(tool, 'training_command', lambda *_, **__: ['-c', code])
         done = call(parts, '--call-minutes', 0.04)
@@ -236,7 +238,7 @@ class TestTraining:
         state = json.loads((tmp_path / 'work' / 'training' / 'training.json').read_text())
         assert [a['name'] for a in state['attempts']] == ['first']
 
-    def test_that_fails_is_tried_otherwise(self, tool, call, parts, monkeypatch):
+    def test_failed_training_is_retried_in_float32(self, tool, call, parts, monkeypatch):
         def command(run, work, iterations, amp=True):
             code = 'raise SystemExit("cuDNN error")' if amp else 'print("in float32")'
             return ['-c', code]
@@ -250,7 +252,7 @@ class TestTraining:
         ]
         assert done.status['parts']['train']['note'].startswith('float32')
 
-    def test_is_asked_to_end_at_the_deadline(self, tmp_path):
+    def test_training_gets_sigterm_at_the_deadline(self, tmp_path):
         watch = load('watch')
         code = (
             'import signal, sys, time\n'
@@ -279,7 +281,7 @@ class TestBestCheckpoint:
             (['iter_9.pth', 'best_PSNR_iter_5.pth'], 10, 'iter_9.pth'),
         ],
     )
-    def test_of_a_training(self, tool, tmp_path, names, iterations, expected):
+    def test_best_checkpoint_of_a_training(self, tool, tmp_path, names, iterations, expected):
         (tmp_path / 'training').mkdir()
         for name in names:
             (tmp_path / 'training' / name).touch()
@@ -294,7 +296,7 @@ class TestPack:
         assert 'mmagic==1.2.0' in wanted
         assert len(wanted) == len({name.split('==')[0] for name in wanted})
 
-    def test_a_lock_that_lacks_one(self, tmp_path):
+    def test_package_missing_from_the_lock(self, tmp_path):
         (tmp_path / 'lock.txt').write_text("mmagic==1.2.0 ; python_version < '3.12'\n")
         with pytest.raises(UserError, match='lacks mmengine, mmcv-lite, mmagic'):
             load('pack').locked(tmp_path / 'lock.txt')
@@ -382,7 +384,7 @@ class TestConfigs:
         assert cosine.end == cosine.begin + cosine.T_max == cfg.train_cfg.max_iters
 
     @pytest.mark.slow
-    def test_a_resumed_run_is_an_exact_one(self, call_tool, sample_store, tmp_path):
+    def test_resume_is_exact(self, call_tool, sample_store, tmp_path):
         def train(work, iterations, *arguments):
             done = call_tool(
                 'train', ROOT / 'configs' / 'gpu' / 'dblrnet_ms.py', '--data-root', sample_store,

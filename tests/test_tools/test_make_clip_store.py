@@ -92,7 +92,7 @@ ALL = {
 
 
 class TestWhole:
-    def test_then_train_on_it(self, convert, store, sample_root):
+    def test_training_on_the_store(self, convert, store, sample_root):
         done = convert()
         assert done.code == 0, done.err
         assert done.out == f'5 clips converted, 0 already existed: {store}\n'
@@ -101,7 +101,9 @@ class TestWhole:
         dataset = VideoClipDataset(data_root=str(store), split='train')
         assert len(dataset) == (12 - 4) + 2 * (10 - 4)
 
-    def test_several_threads_make_the_same(self, convert, call_tool, store, sample_root, tmp_path):
+    def test_several_threads_write_the_same_files(
+        self, convert, call_tool, store, sample_root, tmp_path
+    ):
         assert convert().code == 0
         other = tmp_path / 'other'
         tool = 'dataset_converters/make_clip_store'
@@ -109,7 +111,7 @@ class TestWhole:
         assert clip_store.read_index(other) == clip_store.read_index(store)
         same_as_images(other, sample_root)
 
-    def test_again_converts_nothing(self, convert, store):
+    def test_second_run_converts_nothing(self, convert, store):
         convert()
         before = {name: time for name, time in files(store).items() if name != 'index.json'}
         done = convert()
@@ -231,7 +233,9 @@ class TestStopped:
         assert after['train/gopro_walk_a.npy'] == before['train/gopro_walk_a.npy']
         same_as_images(store, sample_root)
 
-    def test_new_split_stopped_leaves_the_old_one(self, convert, store, sample_root, monkeypatch):
+    def test_interrupted_new_split_keeps_the_finished_split(
+        self, convert, store, sample_root, monkeypatch
+    ):
         convert('--split', 'test')
 
         def stop(*_):
@@ -248,7 +252,7 @@ class TestDisk:
     def free(self, monkeypatch, count) -> None:
         monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=count))
 
-    def test_no_room_is_told_before_anything_is_written(self, convert, store, monkeypatch):
+    def test_too_little_space_is_reported_before_writing(self, convert, store, monkeypatch):
         self.free(monkeypatch, self.NEEDED - 1)
         assert error(convert()) == (
             f'11 MB are needed in {store}, but its disk has 11 MB free: free some space, or choose '
@@ -259,13 +263,13 @@ class TestDisk:
         assert convert().code == 0
         assert sum((store / name).stat().st_size for name in ALL - {'index.json'}) == self.NEEDED
 
-    def test_what_is_there_needs_no_room(self, convert, monkeypatch):
+    def test_existing_files_need_no_free_space(self, convert, monkeypatch):
         convert()
         self.free(monkeypatch, 0)
         assert convert().code == 0
 
     @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT])
-    def test_full_in_the_middle(self, convert, store, sample_root, monkeypatch, number):
+    def test_disk_full_during_a_clip(self, convert, store, sample_root, monkeypatch, number):
         """The disk becomes full at the 17th frame of the second clip."""
         honest, written = clip_store._HashedFile.write, []
 
@@ -288,7 +292,7 @@ class TestDisk:
         assert files(store)['train/gopro_walk_a.npy'] == before['train/gopro_walk_a.npy']
         same_as_images(store, sample_root)
 
-    def test_full_before_the_first_clip(self, convert, store, sample_root, monkeypatch):
+    def test_disk_full_before_the_first_clip(self, convert, store, sample_root, monkeypatch):
         """A quota is exceeded; the free space of the disk does not show it."""
 
         def full(*_):
@@ -303,7 +307,7 @@ class TestDisk:
 
 
 class TestRefused:
-    def test_two_at_once(self, convert, store):
+    def test_second_conversion_into_the_same_store(self, convert, store):
         with sole_writer(store):
             assert error(convert()) == (
                 f'another process is writing to {store}: wait for it, or choose another folder'
@@ -318,7 +322,7 @@ class TestRefused:
         assert error(convert()) == message
         assert set(files(store)) == {'thesis.tex'}
 
-    def test_data_set_in_place_of_the_store(self, convert, real_copy):
+    def test_store_folder_holds_a_data_set(self, convert, real_copy):
         before = files(real_copy)
         message = error(convert('--split', 'train', root=real_copy, to=real_copy))
         assert message == f'{real_copy} is neither empty nor a clip store; choose another folder'
@@ -385,7 +389,7 @@ class TestRefused:
         assert f"{store} holds a clip gopro_walk_b in split 'train' that this" in message
         assert files(store) == before
 
-    def test_index_of_something_else(self, convert, store):
+    def test_index_json_of_another_tool(self, convert, store):
         store.mkdir(parents=True)
         (store / 'index.json').write_text('{"pages": []}')
         assert f'{store}/index.json is not a clip store index' in error(convert())

@@ -128,7 +128,7 @@ class TestExactResume:
         assert (parts / f'iter_{LENGTH}.pth').is_file()
         assert differences(whole, parts) == []
 
-    def test_differences_are_seen(self, train):
+    def test_differences_are_detected(self, train):
         one, _ = train('one', length=2)
         other, _ = train('other', 'randomness.seed=1', length=2)
         assert any(place.startswith('state_dict.generator') for place in differences(one, other))
@@ -157,7 +157,7 @@ class TestExactResume:
         assert done.code == 0
         assert differences(whole, parts) == []
 
-    def test_sigterm_waits_for_a_whole_gradient(self, train):
+    def test_sigterm_waits_for_the_accumulated_gradient(self, train):
         options = ('default_hooks.kill.type=SignalHook', 'default_hooks.kill.iteration=5',
                    f'default_hooks.kill.number={int(signal.SIGTERM)}',
                    'optim_wrapper.generator.accumulative_counts=2')  # fmt: skip
@@ -177,8 +177,8 @@ class TestChangedSettings:
         whole, _ = train('whole', schedule)
         parts, _ = train('parts', schedule, length=LENGTH // 2)
         _, done = train('parts', schedule, arguments=('--resume',))
-        assert 'used from iteration 7 on' in done.out
-        assert 'there: train_cfg.max_iters: 12 (was 6)\n' in done.out
+        assert 'From iteration 7 on, the new ones are used' in done.out
+        assert 'at that iteration: train_cfg.max_iters: 12 (was 6)\n' in done.out
         assert differences(whole, parts) == []
 
     def test_another_rate_and_schedule(self, train):
@@ -197,7 +197,7 @@ class TestChangedSettings:
         (group,) = optimisers['discriminator']['param_groups']
         assert group['weight_decay'] == 0
 
-    def test_checkpoint_that_does_not_say(self, train):
+    def test_checkpoint_without_stored_settings(self, train):
         """It was written before checkpoints had the settings, or without this hook."""
         parts, _ = train('parts', length=2)
         content = torch.load(parts / 'iter_2.pth', weights_only=True)
@@ -205,7 +205,7 @@ class TestChangedSettings:
         torch.save(content, parts / 'iter_2.pth')
         _, done = train('parts', arguments=('--resume',), length=4)
         assert done.code == 0
-        assert 'its optimiser settings and schedules are used, even where the config' in done.out
+        assert 'are used, even where those of the config differ' in done.out
 
 
 @pytest.mark.slow
@@ -217,7 +217,7 @@ class TestFaults:
         assert f'error: another process is writing to {folder}: wait for it' in done.err
         assert [path.name for path in folder.iterdir()] == ['.lock'], 'nothing is overwritten'
 
-    def test_accumulation_that_does_not_fit(self, train):
+    def test_accumulation_that_does_not_divide_the_intervals(self, train):
         _, done = train('run', 'optim_wrapper.generator.accumulative_counts=5')
         assert done.code == 1
         assert 'error: train_cfg.max_iters=12 is not a multiple of the 5 iterations' in done.err

@@ -55,7 +55,7 @@ def moving_frames(count, picture=SHARP, speed=SPEED):
 
 
 def true_blur(time, exposure):
-    """Return what a camera sees of moving_frames around `time`, exposing `exposure` intervals."""
+    """Return what a camera sees around `time` with an exposure of `exposure` intervals."""
     linear = decode_light(cv2.imread(str(SHARP)))
     total = 0
     for t in time + exposure * ((np.arange(64) + 0.5) / 64 - 0.5):
@@ -151,7 +151,7 @@ def stop_at(monkeypatch, error, count):
 
 class TestLight:
     @pytest.mark.parametrize('light', ['linear', 'gamma', 'encoded'])
-    def test_every_value_comes_back(self, light):
+    def test_decode_and_encode_are_inverse(self, light):
         values = np.arange(256, dtype=np.uint8)
         amounts = decode_light(values, light)
         assert amounts.dtype == np.float32
@@ -178,11 +178,11 @@ class TestBlurByFlow:
         frames = moving_frames(3)
         assert inner_psnr(flow_blur(frames, 1, 0.01), frames[1]) > 45
 
-    def test_still_picture_stays_as_it_is(self):
+    def test_still_clip_is_unchanged(self):
         still = moving_frames(1)[0]
         assert np.array_equal(flow_blur([still] * 3, 1, 1.0), still)
 
-    def test_input_frames_are_left_alone(self):
+    def test_input_frames_are_not_changed(self):
         frames = [frame.copy() for frame in moving_frames(3)]
         flow_blur(frames, 1, 1.0)
         assert all(np.array_equal(a, b) for a, b in zip(frames, moving_frames(3), strict=True))
@@ -241,7 +241,7 @@ class TestPairs:
         ('speed', 'options', 'stride'),
         [(4, [], 2), (8, [], 1), (1, [], 4), (4, ['--motion', '0.01'], 1), (4, ['--motion', 1], 4)],
     )
-    def test_auto_stride_thins_slow_clips(self, tmp_path, speed, options, stride):
+    def test_auto_stride_is_larger_for_slow_clips(self, tmp_path, speed, options, stride):
         source = write_frames(tmp_path / 'walk', moving_frames(11, speed=speed))
         convert(tmp_path, source, '--min-pairs', 1, *options)
         assert clips_of(tmp_path)['train/walk']['stride'] == stride
@@ -249,7 +249,7 @@ class TestPairs:
     @pytest.mark.parametrize(
         ('pairs', 'stride'), [(1, 4), (2, 4), (3, 3), (4, 2), (5, 2), (6, 1), (9, 1)]
     )
-    def test_a_short_shot_is_thinned_less(self, tmp_path, pairs, stride):
+    def test_short_shot_gets_a_smaller_stride(self, tmp_path, pairs, stride):
         """Eleven frames make two pairs at stride 4, three at 3, five at 2 and nine at 1."""
         source = write_frames(tmp_path / 'walk', moving_frames(11, speed=1))
         convert(tmp_path, source, '--min-pairs', pairs)
@@ -257,7 +257,7 @@ class TestPairs:
         assert clip['stride'] == stride
         assert clip['pairs'] >= pairs
 
-    def test_what_was_done_is_told(self, tmp_path, capsys):
+    def test_settings_are_stored_and_printed(self, tmp_path, capsys):
         source = write_frames(tmp_path / 'walk', moving_frames(12))
         convert(tmp_path, source, '--stride', 2, '--start', 1, '--shutter', 0.5, 0.5, '--seed', 7)
         clip = clips_of(tmp_path)['train/walk']
@@ -274,7 +274,7 @@ class TestPairs:
         )  # fmt: skip
         assert 'walk: 5 pairs 160x144, stride 2, shutter 0.5, input PSNR' in capsys.readouterr().out
 
-    def test_same_seed_same_files_whatever_the_workers(self, tmp_path):
+    def test_same_seed_gives_same_files_with_any_number_of_workers(self, tmp_path):
         source = write_frames(tmp_path / 'walk', moving_frames(8))
         for out, seed, workers in (('a', 1, 1), ('b', 1, 3), ('c', 2, 1)):
             convert(tmp_path / out, source, '--seed', seed, '--workers', workers, '--stride', 1)
@@ -336,7 +336,7 @@ class TestSources:
         assert sharp.shape == (160, 144, 3)
         assert cv2.PSNR(sharp, upright) > 25
 
-    def test_folder_stands_for_what_is_in_it(self, tmp_path):
+    def test_folder_of_sources_is_expanded(self, tmp_path):
         for name in ('b', 'a'):
             write_frames(tmp_path / 'films' / name, moving_frames(7))
         write_video(tmp_path / 'films/c.avi', moving_frames(7))
@@ -388,7 +388,7 @@ class TestSources:
         assert files_of(tmp_path / 'out') == {}
 
     @pytest.mark.parametrize('suffix', ['.mp4', '.mkv'])
-    def test_missing_end_is_noticed(self, tmp_path, suffix):
+    def test_missing_end_is_reported(self, tmp_path, suffix):
         options = {'movflags': 'faststart'} if suffix == '.mp4' else {}
         video = write_video(tmp_path / f'walk{suffix}', moving_frames(24), options=options)
         video.write_bytes(video.read_bytes()[: video.stat().st_size * 2 // 3])
@@ -396,7 +396,7 @@ class TestSources:
             convert(tmp_path / 'out', video, '--stride', 1)
         convert(tmp_path / 'out', video, '--stride', 1, '--count', 6)
 
-    def test_damage_is_noticed(self, tmp_path):
+    def test_damage_is_reported(self, tmp_path):
         video = write_video(tmp_path / 'walk.mp4', moving_frames(24))
         content = bytearray(video.read_bytes())
         middle = content.index(b'mdat') + len(content) // 2
@@ -417,7 +417,7 @@ class TestSources:
         assert 'gone: no such file' in errors[0]
         assert 'its clip good has the same name as a clip of' in errors[1]
 
-    def test_frames_lost_after_the_plan_leave_nothing_of_the_clip(self, tmp_path, monkeypatch):
+    def test_no_partial_clip_is_left_if_frames_disappear(self, tmp_path, monkeypatch):
         source = write_frames(tmp_path / 'walk', moving_frames(12))
         monkeypatch.setattr(Clip, 'is_finished', lambda clip: (source / '9.png').unlink())
         with pytest.raises(UserError, match='walk: became shorter during the run'):
@@ -425,7 +425,7 @@ class TestSources:
         assert files_of(tmp_path / 'out') == {}
 
 
-class TestGoingOn:
+class TestResume:
     @pytest.fixture
     def source(self, tmp_path):
         return write_frames(tmp_path / 'walk', moving_frames(12))
@@ -435,7 +435,7 @@ class TestGoingOn:
         """The output of an uninterrupted run."""
         return files_of(convert(tmp_path / 'whole', source, '--stride', 1))
 
-    def test_finished_clips_are_left_alone(self, tmp_path, source, capsys):
+    def test_finished_clips_are_not_changed(self, tmp_path, source, capsys):
         out = convert(tmp_path / 'out', source, '--stride', 1)
         made = sorted((out / 'train').rglob('*.*'))
         before = [path.stat().st_mtime_ns for path in made]
@@ -462,12 +462,12 @@ class TestGoingOn:
             convert(tmp_path / 'whole', source, '--stride', 1, *options)
         assert files_of(tmp_path / 'whole') == whole
 
-    def test_strangers_are_refused(self, tmp_path, source):
+    def test_folder_not_made_by_this_tool_is_refused(self, tmp_path, source):
         (tmp_path / 'out/train/walk/blur').mkdir(parents=True)
         with pytest.raises(UserError, match='walk: exists, but was not made by this tool'):
             convert(tmp_path / 'out', source)
 
-    def test_interrupted_clip_goes_on(self, tmp_path, monkeypatch, source, whole):
+    def test_interrupted_clip_is_resumed(self, tmp_path, monkeypatch, source, whole):
         out = tmp_path / 'out'
         with monkeypatch.context() as patch:
             stop_at(patch, KeyboardInterrupt(), 9)  # at the sharp frame of the fourth pair
@@ -485,7 +485,9 @@ class TestGoingOn:
         assert files_of(out) == whole
         assert (out / 'train/walk/blur/000047.png').stat().st_mtime_ns == stamp
 
-    def test_partial_clip_of_other_settings_begins_anew(self, tmp_path, monkeypatch, source, whole):
+    def test_partial_clip_with_other_settings_is_restarted(
+        self, tmp_path, monkeypatch, source, whole
+    ):
         out = tmp_path / 'out'
         with monkeypatch.context() as patch:
             stop_at(patch, KeyboardInterrupt(), 9)
@@ -494,7 +496,9 @@ class TestGoingOn:
         convert(out, source, '--stride', 1)
         assert files_of(out) == whole
 
-    def test_full_disk_is_told_and_what_is_done_stays(self, tmp_path, monkeypatch, source, whole):
+    def test_full_disk_is_reported_and_finished_files_are_kept(
+        self, tmp_path, monkeypatch, source, whole
+    ):
         out = tmp_path / 'out'
         with monkeypatch.context() as patch:
             stop_at(patch, OSError(errno.ENOSPC, 'No space left on device'), 8)
@@ -504,7 +508,7 @@ class TestGoingOn:
         convert(out, source, '--stride', 1)
         assert files_of(out) == whole
 
-    def test_too_small_a_disk_is_told_before(self, tmp_path, monkeypatch, source):
+    def test_too_little_free_space_is_reported_at_the_start(self, tmp_path, monkeypatch, source):
         usage = shutil.disk_usage(tmp_path)._replace(free=1000)
         monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
         with pytest.raises(UserError, match=r'1 MB are needed in .*out'):
@@ -552,8 +556,8 @@ class TestCommandLine:
             'finally: assert not {"torch", "av", "dblrgan_mm.datasets"} & set(sys.modules)'
         )
         command = [sys.executable, '-c', code, str(SCRIPT)]
-        told = subprocess.run([*command, '--help'], capture_output=True, text=True, check=True)
-        assert '--window' in told.stdout
+        shown = subprocess.run([*command, '--help'], capture_output=True, text=True, check=True)
+        assert '--window' in shown.stdout
         failed = subprocess.run(
             [*command, tmp_path / 'out', tmp_path / 'gone'], capture_output=True, text=True
         )

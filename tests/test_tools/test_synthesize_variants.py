@@ -13,14 +13,14 @@ from dblrgan_mm.errors import UserError
 
 @pytest.fixture
 def convert(call_tool, tmp_path):
-    """Run the tool on tmp_path/walk; returns the folder of clips. `told` is its output."""
+    """Run the tool on tmp_path/walk; returns the folder of clips. `run.output` is its output."""
 
     def run(options, out='out'):
         words = [tmp_path / out, tmp_path / 'walk', *options.split()]
         result = call_tool('dataset_converters/synthesize_blur', *words)
         if result.code:
             raise UserError(result.err)
-        run.told = result.out
+        run.output = result.out
         return tmp_path / out / 'train'
 
     return run
@@ -102,11 +102,11 @@ class TestVariants:
         again = bytes_of(convert(f'{options} --workers 3', out='again'))
         assert [*first.values()] == [*again.values()]
 
-    def test_more_variants_keep_those_there(self, convert, pan):
+    def test_more_variants_keep_existing_clips(self, convert, pan):
         pan()
         before = bytes_of(convert('--variants 2 --max-pairs 6'))
         after = bytes_of(convert('--variants 3 --max-pairs 6'))
-        assert '1 clips made, 2 already existed' in convert.told
+        assert '1 clips made, 2 already existed' in convert.output
         assert before.items() < after.items()
 
     def test_other_settings_are_refused(self, convert, pan):
@@ -120,7 +120,7 @@ class TestVariants:
     def test_a_still_shot_has_one_variant(self, convert, pan):
         pan(speed=0, count=16)
         assert list(settings_of(convert('--variants 3'))) == ['walk_v0']
-        assert '1 shots with little motion have only one variant' in convert.told
+        assert '1 shots with little motion have only one variant' in convert.output
 
     def test_every_exposure_has_three_sub_frames(self, convert, pan):
         pan(count=16)
@@ -136,7 +136,7 @@ class TestVariants:
         clips = settings_of(convert('--variants 3 --count 7'))
         assert [clip['pairs'] for clip in clips.values()] == [7, 7, 7]
 
-    def test_windows_have_variants(self, convert, pan):
+    def test_window_with_variants(self, convert, pan):
         frames = pan()
         out = convert('--variants 6 --window 1 5 --max-pairs 5')
         clips = settings_of(out)
@@ -156,7 +156,7 @@ class TestVariants:
 
 
 class TestSoftFrames:
-    def test_is_no_ground_truth(self, convert, pan):
+    def test_soft_frame_is_not_ground_truth(self, convert, pan):
         def soften(frames):
             frames[17] = cv2.GaussianBlur(frames[17], (0, 0), 0.7)
 
@@ -167,9 +167,9 @@ class TestSoftFrames:
         assert spans == [(1, 16), (18, 21)]
         sharp = [image for name in clips for image in images_of(out / name / 'sharp')]
         assert np.array_equal(sharp, frames[1:17] + frames[18:39])
-        assert '1 of 40 source frames were too soft to use' in convert.told
+        assert '1 of 40 source frames were too soft to use' in convert.output
 
-    def test_variants_leave_it_out_by_default(self, convert, pan):
+    def test_variants_reject_soft_frames_by_default(self, convert, pan):
         def soften(frames):
             frames[20] = cv2.GaussianBlur(frames[20], (0, 0), 0.7)
 
@@ -178,15 +178,15 @@ class TestSoftFrames:
         for clip in clips.values():
             middles = range(clip['first_frame'], 40, clip['stride'])[: clip['pairs']]
             assert 20 not in middles
-        assert '1 of 40 source frames were too soft to use' in convert.told
+        assert '1 of 40 source frames were too soft to use' in convert.output
 
-    def test_one_clip_of_every_shot_uses_all_frames_by_default(self, convert, pan):
+    def test_without_variants_soft_frames_are_used_by_default(self, convert, pan):
         pan(change=lambda frames: frames.__setitem__(17, cv2.blur(frames[17], (5, 5))))
         clips = settings_of(convert('--stride 1'))
         assert [clip['pairs'] for clip in clips.values()] == [38]
-        assert 'soft' not in convert.told
+        assert 'soft' not in convert.output
 
-    def test_too_many_of_them_are_told(self, convert, pan):
+    def test_too_many_soft_frames_are_reported(self, convert, pan):
         def soften(frames):
             frames[1::5] = [cv2.GaussianBlur(frame, (0, 0), 0.7) for frame in frames[1::5]]
 

@@ -106,7 +106,7 @@ class TestTrainArguments:
         assert built[0].load_from == str(work_dir.parent / 'start.pth')
         assert not built[0].resume
 
-    def test_resume_named(self, built, work_dir):
+    def test_resume_from_a_given_checkpoint(self, built, work_dir):
         other = work_dir / 'iter_2.pth'
         torch.save(dict(meta={}, state_dict={}), other)
         assert self.train(work_dir, self.start(work_dir), '--resume', other).code == 0
@@ -114,7 +114,7 @@ class TestTrainArguments:
 
     @pytest.mark.parametrize('arguments', [('--resume',), ('--resume', 'iter_4.pth')])
     @pytest.mark.parametrize('damage', ['missing', 'truncated'])
-    def test_resume_from_a_bad_one(self, built, work_dir, arguments, damage):
+    def test_resume_from_a_bad_checkpoint(self, built, work_dir, arguments, damage):
         path = work_dir / 'iter_4.pth'
         if damage == 'missing':
             path.unlink()
@@ -135,19 +135,19 @@ class TestTrainArguments:
         assert done.err.startswith(f'error: no checkpoint {work_dir.parent / "start.pth"}; ')
 
     @pytest.mark.parametrize(('dtype', 'has_bfloat16'), [('bfloat16', True), ('float16', False)])
-    @pytest.mark.parametrize('players', [1, 2])
-    def test_amp(self, built, work_dir, monkeypatch, players, dtype, has_bfloat16):
+    @pytest.mark.parametrize('networks', [1, 2])
+    def test_amp(self, built, work_dir, monkeypatch, networks, dtype, has_bfloat16):
         monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
         capability = (8, 0) if has_bfloat16 else (7, 5)
         monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: capability)
         wrapper = 'dict(type="OptimWrapper", optimizer=dict(type="Adam"))'
-        if players == 2:
+        if networks == 2:
             wrapper = f'dict(constructor="X", generator={wrapper}, discriminator={wrapper})'
         assert self.train(work_dir, f'optim_wrapper = {wrapper}\n', '--amp').code == 0
         found = built[0].optim_wrapper
-        found = [found] if players == 1 else [found.generator, found.discriminator]
-        assert [wrapper.type for wrapper in found] == ['GuardedAmpOptimWrapper'] * players
-        assert [wrapper.dtype for wrapper in found] == [dtype] * players
+        found = [found] if networks == 1 else [found.generator, found.discriminator]
+        assert [wrapper.type for wrapper in found] == ['GuardedAmpOptimWrapper'] * networks
+        assert [wrapper.dtype for wrapper in found] == [dtype] * networks
 
 
 class TestScores:
@@ -166,7 +166,7 @@ class TestScores:
             'NIQE': ['', '4.5000', ''],
         }
 
-    def test_unknown_type_of_file_is_told_before_the_test(self, tmp_path, monkeypatch):
+    def test_unknown_file_type_is_refused_before_the_test(self, tmp_path, monkeypatch):
         started = []
         monkeypatch.setattr(Runner, 'from_cfg', started.append)
         (tmp_path / 'config.py').write_text('x = 1\n')
@@ -235,7 +235,7 @@ class TestEndToEnd:
         checkpoint = _load_checkpoint(str(trained.work_dir / 'iter_4.pth'))
         assert checkpoint['state_dict']['step_counter'] == 4
 
-    def test_resume_goes_on(self, trained):
+    def test_resume_continues(self, trained):
         assert trained.second.code == 0
         last = Path((trained.work_dir / 'last_checkpoint').read_text())
         assert last == trained.work_dir / 'iter_6.pth'

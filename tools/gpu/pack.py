@@ -1,4 +1,4 @@
-"""Pack what ``make gpu`` needs on a machine that is reached by copying files, and print the sizes.
+"""Pack what ``make gpu`` needs on a machine to which files can only be copied; print the sizes.
 
 Writes ``CARRY/wheels`` and, with ``--data``, ``CARRY/data_1.tar``, ``CARRY/data_2.tar`` and so on:
 JPEG files in GoPro's layout. What is copied with one command stays below the limit: the

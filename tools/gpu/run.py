@@ -248,7 +248,7 @@ def rate(run: Run) -> tuple[str, str]:
     if run.facts.get('plain'):
         return 'skipped', 'the plain loop trains until a given time'
     if 'data' not in run.facts:
-        return 'failed', 'there are no data'
+        return 'failed', 'there is no data'
     steps = 4 if run.cpu else 150
     work = run.work / 'rate'
     while True:
@@ -339,7 +339,7 @@ def train(run: Run) -> tuple[str, str]:
     file = work / 'training.json'
     work.mkdir(exist_ok=True)
     if 'data' not in run.facts:
-        return 'failed', 'there are no data'
+        return 'failed', 'there is no data'
     while True:
         state = json.loads(file.read_text()) if file.is_file() else {}
         if state.get('state') == 'ended':
@@ -476,7 +476,7 @@ def benchmark_infer(run: Run) -> tuple[str, str]:
 def benchmark_train(run: Run) -> tuple[str, str]:
     """Benchmark a training step against the machine's limits, and its waits for data."""
     if 'data' not in run.facts:
-        return 'failed', 'there are no data'
+        return 'failed', 'there is no data'
     few = ['--steps', 1, '--repeats', 1] if run.cpu else ['--steps', 10]
     code, line = run.command(
         'benchmark_train', TOOLS / 'benchmark.py', 'train', run.args.config,

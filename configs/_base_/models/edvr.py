@@ -13,7 +13,7 @@ model = dict(
         with_tsa=True,
     ),
     pixel_loss=dict(type='CharbonnierLoss', loss_weight=1.0, reduction='mean'),
-    # iterations in which MMagic trains only the attention, for a start from weights without it
+    # iterations in which MMagic trains only the attention, for a start from weights that lack it
     train_cfg=dict(tsa_iter=1),
     data_preprocessor=dict(type='DataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3),
 )

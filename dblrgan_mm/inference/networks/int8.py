@@ -1,4 +1,7 @@
-"""3x3 convolutions in 8-bit integers on a CPU, and the images that calibrate their ranges."""
+"""3x3 convolutions in 8-bit integers on a CPU, and the images that calibrate their ranges.
+
+``StripDBLRNet._quantize`` does the calibration.
+"""
 
 from typing import Any
 
@@ -112,7 +115,7 @@ def dead_leaves(frames: int, motion: float = 0.0, seed: int = 0, size: int = 256
     Their statistics resemble those of natural images (Lee, Mumford and Huang, "Occlusion Models
     for Natural Images", IJCV 2001), and their full contrast, sharp edges at all scales and areas of
     pure black and white are demanding for a network. Radii r range from 2 pixels to a quarter of
-    the image, with a density proportional to 1 / r^3. The motion of the discs is ours.
+    the image, with a density proportional to 1 / r^3. The motion of the discs is our addition.
 
     Args:
         frames: number of frames.

@@ -21,13 +21,13 @@ class StripMultiScaleDBLRNet(StripNetwork):
     - the 3D convolution of the first layer becomes a 2D convolution over the channels of all
       frames, and the factors of the input and the output are folded into the first and the last
       layer;
-    - all scales advance together from strip to strip. A skip connection holds its rows until the
-      rows of the coarser scales have arrived.
+    - all scales process a strip together. A skip connection holds its rows until the rows of the
+      coarser scales have been computed.
 
     All layers are direct convolutions, except for the last one (``winograd.NarrowConv``):
     ``RowWinograd`` is not faster for 64 or 96 maps with few rows.
 
-    Ours.
+    The method is our own.
 
     Args:
         state_dict: weights of a ``MultiScaleDBLRNet``.
@@ -220,7 +220,7 @@ def _open(
     """Allocate the input of residual blocks, or of the following layer if there are no blocks.
 
     Returns:
-        The whole input, and the view of it where the new rows have to be written. Both are the new
+        The whole input, and a view of its new rows, which the caller must fill. Both are the new
         rows alone if there are neither blocks nor a following layer.
     """
     layer = blocks[0][0] if len(blocks) else following

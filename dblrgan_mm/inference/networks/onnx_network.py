@@ -15,9 +15,10 @@ INPUT, OUTPUT = 'windows', 'restored'
 class OnnxDBLRNet:
     """Restores windows in float32 with a file written by ``dblrgan-mm export``.
 
-    The frame is divided into square tiles. Each tile is computed together with the surrounding
-    :attr:`halo` that its result depends on, so that there are no seams. Tiles start at multiples
-    of :attr:`multiple`, so that they consist of whole pixels at every scale of the network.
+    The frame is divided into square tiles. Each tile is computed together with its :attr:`halo`,
+    the surrounding pixels that its result depends on, so that there are no seams. Tiles start at
+    multiples of :attr:`multiple`, so that they consist of whole pixels at every scale of the
+    network.
 
     Args:
         path: path of the ONNX file.
@@ -63,7 +64,7 @@ class OnnxDBLRNet:
                 f'{path}: not a valid ONNX file, or damaged ({type(error).__name__}); export it '
                 'again with dblrgan-mm export'
             ) from error
-        if provider not in self._session.get_providers():  # onnxruntime silently uses the CPU then
+        if provider not in self._session.get_providers():  # then onnxruntime silently uses the CPU
             raise unusable
         self.meta = _meta(self._session.get_modelmeta().custom_metadata_map)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()

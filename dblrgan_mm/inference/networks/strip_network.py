@@ -17,8 +17,8 @@ from dblrgan_mm.nn.color import unit_luma
 # what a strip keeps for the strip below: rows of the inputs of 3x3 convolutions, and other values
 State = tuple[list[torch.Tensor], list[Any]]
 
-# Largest error of int8, relative to what the network changes. Errors below half a grey level of
-# 255 are always accepted.
+# Largest accepted error of int8, relative to the change that the network makes. Errors below half a
+# grey level of 255 are always accepted.
 _INT8_LOSS = 0.1
 _INT8_MOTIONS = (0.0, 4.0, 16.0)  # of dead leaves that calibrate int8, in pixels per frame
 
@@ -28,7 +28,7 @@ class StripNetwork(nn.Module):
 
     The layers process a frame in strips of full width, from top to bottom. Each layer keeps the
     last rows of its input for the next strip. Unlike with overlapping tiles, nothing is computed
-    twice, and the maps of a strip fit into the CPU's cache. Ours.
+    twice, and the maps of a strip fit into the CPU's cache. The method is our own.
 
     Subclasses implement :meth:`join`, :meth:`whole` and :meth:`step`, and define :attr:`halo` and
     :attr:`bytes_a_pixel`.
@@ -39,7 +39,7 @@ class StripNetwork(nn.Module):
         dtype: dtype of the convolutions; frames, luma and the result are float32.
 
     Attributes:
-        halo: the largest number of input rows below a row that its result depends on.
+        halo: number of input rows below a row that its result depends on, at most.
         multiple: rows and columns are padded to a multiple of this number, by replication.
         row_step: strips are fastest if their number of rows is a multiple of this number.
         bytes_a_pixel: bytes per pixel of the largest layer input.
@@ -124,7 +124,7 @@ class StripNetwork(nn.Module):
 
 
 class Strip:
-    """One strip on its way through a network, with the rows that layers keep between strips.
+    """One strip that passes through a network, with the rows that layers keep between strips.
 
     The input of a 3x3 convolution is one tensor: first the two rows kept from the strip above (for
     the first strip, one row of zeros), then the new rows, which the previous layer writes in
@@ -152,7 +152,7 @@ class Strip:
         """Allocate the input of a 3x3 convolution.
 
         Returns:
-            The whole input, and the view of it where its ``count`` new rows have to be written.
+            The whole input, and a view of its ``count`` new rows, which the caller must fill.
         """
         shape = (len(like), layer.c_in, self.top + count + self.last, width)
         maps = torch.empty(
@@ -247,7 +247,7 @@ class StripDBLRNet(StripNetwork):
       calibrated on dead leaves, still and moving; the running sum over the residual blocks stays
       in float32.
 
-    This reformulation is ours.
+    This reformulation is our own.
 
     Args:
         state_dict: weights of a ``DBLRNet``.
@@ -306,7 +306,10 @@ class StripDBLRNet(StripNetwork):
 
     @torch.no_grad()
     def _quantize(self) -> None:
-        """Convert all layers but the first to 8-bit integers."""
+        """Calibrate the input ranges, and convert all layers but the first to 8-bit integers.
+
+        The ranges are the smallest and largest inputs of each layer for windows of dead leaves.
+        """
         if not has_int8():
             raise UserError('int8 needs an x86 CPU with VNNI, and torch 2.10 or later; use float32')
         ranges: dict[nn.Module, tuple[float, float]] = {}
@@ -327,7 +330,7 @@ class StripDBLRNet(StripNetwork):
         tried = [self._leaves(motion, seed=1) for motion in _INT8_MOTIONS]
         expected = [self(window) for window in tried]
         if not all(frame.isfinite().all() for frame in restored + expected):
-            # integers could no longer show it
+            # 8-bit integers cannot represent NaN, so it would be hidden afterwards
             raise UserError(
                 'the network outputs NaN or infinite values: its weights are damaged or too large; '
                 'use another checkpoint'
