@@ -51,7 +51,8 @@ class Comparison:
         self.clips: Named = {given.name: {c.name: c for c in given.load()} for given in data}
         source = self._source()
         # computed up front, so that a faulty config is reported before any method runs
-        self.marks = {self.folder(row): self._mark(row, source) for row in (INPUT, *methods, SHARP)}
+        rows: list[Method | str] = [INPUT, *methods, SHARP]
+        self.marks = {self.folder(row): self._mark(row, source) for row in rows}
         self.context = mp.get_context('spawn')
         self.pool = ProcessPoolExecutor(workers, self.context, initializer=_prepare_scoring)
 
@@ -162,7 +163,7 @@ class Comparison:
         """Return the places of a clip's frames: restored ones, or its own for INPUT and SHARP."""
         found = self.clips[given][clip]
         if method in (INPUT, SHARP):
-            return list(found.blurry if method == INPUT else found.sharp)
+            return list(found.blurry if method == INPUT else found.sharp or ())
         folder = self.folder(method)
         return [str(frame_file(folder, given, clip, frame)) for frame in found.frames]
 
@@ -192,9 +193,9 @@ class Comparison:
         for named in self.clips.values():
             for clip in named.values():
                 sources = {place.partition('#')[0] if clip_store.is_place(place) else place
-                           for place in (*clip.blurry, *clip.sharp)}  # fmt: skip
-                states = [os.stat(source) for source in sorted(sources)]
-                states = [(state.st_size, state.st_mtime_ns) for state in states]
+                           for place in (*clip.blurry, *(clip.sharp or ()))}  # fmt: skip
+                found = [os.stat(source) for source in sorted(sources)]
+                states = [(state.st_size, state.st_mtime_ns) for state in found]
                 parts.append((clip.name, clip.frames, states))
         return parts
 
@@ -232,6 +233,8 @@ def _prepare_scoring() -> None:
 def _end_with_parent() -> None:
     """End this process when its parent dies, even if the parent was killed."""
     parent = mp.parent_process()
+    if parent is None:  # this is the main process
+        return
 
     def wait() -> None:
         mp.connection.wait([parent.sentinel])
@@ -262,7 +265,8 @@ def score_one(given: str, clip: Clip, places: list[str]) -> list[dict[str, Any]]
     """Return the scores of a clip whose restored frames are stored at ``places``."""
     from dblrgan_mm.comparison.scores import score_clip
 
-    scores = score_clip(map(clip_store.read_any, places), map(clip_store.read_any, clip.sharp))
+    sharp = map(clip_store.read_any, clip.sharp or ())
+    scores = score_clip(map(clip_store.read_any, places), sharp)
     return [
         dict(data=given, clip=clip.name, frame=frame, **found)
         for frame, found in zip(clip.frames, scores, strict=True)
