@@ -59,6 +59,7 @@ fuzz: env
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # resolve requirements/lock.txt again, for Linux and macOS 14 or later on Apple silicon, Python 3.10-3.13
 lock: env

@@ -11,7 +11,7 @@ import importlib.util
 import logging
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 logger = logging.getLogger('dblrgan_mm')
@@ -62,7 +62,7 @@ def _numpy_bool8() -> bool:
 
     if hasattr(np, 'bool8'):
         return False
-    np.bool8 = np.bool_
+    np.bool8 = np.bool_  # type: ignore[attr-defined]
     logger.info('compat: numpy.bool8 restored as an alias of numpy.bool_ (for MMagic 1.2)')
     return True
 
@@ -97,7 +97,7 @@ def _mmcv_ops() -> bool:
             raise AttributeError(name)
         return MissingOp(name)
 
-    ext.__getattr__ = missing
+    ext.__getattr__ = missing  # type: ignore[method-assign]
     # for a module without a spec, the next importlib.util.find_spec() would raise an error
     ext.__spec__ = importlib.util.spec_from_loader('mmcv._ext', loader=None)
     sys.modules['mmcv._ext'] = ext
@@ -115,7 +115,7 @@ def _mmcv_ops() -> bool:
     return True
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+def _pair(value: int | Sequence[int]) -> tuple[int, ...]:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 

@@ -122,7 +122,7 @@ class PeakMemory:
             try:
                 ctypes.CDLL(None).malloc_trim(0)  # return freed memory to the system
                 Path('/proc/self/clear_refs').write_text('5')  # reset the peak
-                self.before = _resident('VmRSS')
+                self.before: int | None = _resident('VmRSS')
             except (AttributeError, OSError):  # works only with glibc on Linux
                 self.before = None
 

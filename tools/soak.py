@@ -77,9 +77,8 @@ def main() -> None:
         if code > 0:
             raise LaunchError(f'a resumed run failed, see {args.work_dir / "killed.log"}')
     kills = sum(counts.values())
-    different = differences(
-        *(last_checkpoint(args.work_dir / name) for name in ('undisturbed', 'killed'))
-    )
+    whole, resumed = (last_checkpoint(args.work_dir / name) for name in ('undisturbed', 'killed'))
+    different = differences(whole, resumed)
     kinds = ', '.join(f'{count} {kind}' for kind, count in counts.items())
     print(f'{kills} kills ({kinds}), {resumes} resumes')
     if different:
@@ -107,7 +106,7 @@ class Training:
             arguments.pop()
         if args.processes > 1:
             command = [TOOLS / 'dist_train.sh', args.config, str(args.processes), *arguments]
-            self.kinds = (ALL, ONE, TERM)
+            self.kinds: tuple[str, ...] = (ALL, ONE, TERM)
         else:
             command = [sys.executable, TOOLS / 'train.py', args.config, *arguments]
             self.kinds = (ALL, TERM)

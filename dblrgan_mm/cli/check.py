@@ -121,8 +121,8 @@ def whole_files(
         return Fault(name, None, message)
 
     with ThreadPoolExecutor(args.workers) as pool:
-        found = pool.map(look, entries)
-        found = list(tqdm(found, f'{split} checksums', len(entries), unit='clip'))
+        looks = pool.map(look, entries)
+        found = list(tqdm(looks, f'{split} checksums', len(entries), unit='clip'))
     report.faults += [one for one in found if isinstance(one, Fault)]
     return [one for one in found if isinstance(one, Clip)]
 
@@ -144,7 +144,7 @@ def check_images(report: Report, clips: list[Clip], split: str, args: argparse.N
         whole = args.statistics and len(images) == 2 and images[0].shape == images[1].shape
         return [image.shape[:2] for image in images], faults, compare(*images) if whole else None
 
-    first = {}
+    first: dict[str, tuple[int, int]] = {}
     with ThreadPoolExecutor(args.workers) as pool:
         done = tqdm(pool.map(look, pairs), f'{split} frames', len(pairs), unit='frame')
         for (clip, t), (shapes, faults, statistic) in zip(pairs, done, strict=True):

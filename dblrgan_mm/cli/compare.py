@@ -11,6 +11,7 @@ checkpoint and data does not run again.
 """
 
 import argparse
+import functools
 import json
 import os
 from pathlib import Path
@@ -117,7 +118,7 @@ def compare(args: argparse.Namespace, data: list, methods: list) -> None:
         for method in [INPUT, *methods, SHARP]:
             name = method if isinstance(method, str) else method.name
             task = progress.add_task(name, total=comparison.frames)
-            result = comparison.result(method, lambda n, task=task: progress.advance(task, n))
+            result = comparison.result(method, functools.partial(progress.advance, task))
             if 'failed' in result and method in (INPUT, SHARP):
                 raise UserError(f'{name} frames: {result["failed"]}')
             if 'failed' in result:

@@ -231,11 +231,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             count, faults = restore_one(source, target, deblurrer, args, processes == 1)
         except KeyboardInterrupt:
-            begun = target.with_name(target.name + '.part')
-            if not begun.exists():
+            part = target.with_name(target.name + '.part')
+            if not part.exists():
                 raise
             raise UserError(
-                f'stopped; finished frames are in {begun}; run the same command with --resume to '
+                f'stopped; finished frames are in {part}; run the same command with --resume to '
                 'continue'
             ) from None
         except Exception as error:

@@ -74,8 +74,9 @@ class ClipFiles:
 
     def faults(self) -> Iterator[Fault]:
         """Yield missing or duplicate frames, and numbering that leaves order or pairs unclear."""
-        sides = [(self.blurry, self.places[0]), (self.sharp, self.places[1])]
-        sides = [(paths, place) for paths, place in sides if paths is not None]
+        sides = [(self.blurry, self.places[0])]
+        if self.sharp is not None:
+            sides.append((self.sharp, self.places[1]))
         faulty = False
         for paths, place in sides:
             for frame, message in _faults_of_side(paths, place):
@@ -84,11 +85,11 @@ class ClipFiles:
         if faulty:
             return
         if self.sharp is not None:
-            yield from self._unmatched()
+            yield from self._unmatched(self.sharp)
         yield from self._gaps()
 
-    def _unmatched(self) -> Iterator[Fault]:
-        blurry, sharp = _by_number(self.blurry), _by_number(self.sharp)
+    def _unmatched(self, sharp_files: list[str]) -> Iterator[Fault]:
+        blurry, sharp = _by_number(self.blurry), _by_number(sharp_files)
         counts = f'{len(blurry)} blurry frames but {len(sharp)} sharp ones'
         if len(blurry) == len(sharp) and blurry.keys() != sharp.keys():
             ends = [
@@ -151,9 +152,11 @@ def _faults_of_side(paths: list[str], place: str) -> Iterator[tuple[str | None, 
 
 
 def _by_number(paths: Iterable[str]) -> dict[int, list[str]]:
-    found = defaultdict(list)
+    found: defaultdict[int, list[str]] = defaultdict(list)
     for path in paths:
-        found[number_of(os.path.basename(path))].append(path)
+        number = number_of(os.path.basename(path))
+        if number is not None:
+            found[number].append(path)
     return found
 
 
@@ -161,8 +164,10 @@ def _find_unlike_names(paths: Iterable[str]) -> tuple[str, str] | None:
     """Return two files with different text around the number, or different zero padding."""
     parts = {}
     for path in sorted(paths, key=lambda path: (len(path), path)):
-        before, digits, after = re.fullmatch(r'(.*?)(\d+)(\D*)', Path(path).stem).groups()
-        parts[path] = (before, digits, after)
+        found = re.fullmatch(r'(?s)(.*?)(\d+)(\D*)', Path(path).stem)
+        if found is not None:  # always, as all names have a number
+            before, digits, after = found.groups()
+            parts[path] = (before, digits, after)
     first = next(iter(parts))
     width = len(parts[first][1])  # the shortest name comes first
     for path, (before, digits, after) in parts.items():

@@ -129,7 +129,10 @@ def map_frame(place: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
     Raises:
         ValueError: if the file is missing, truncated, or not a clip store file.
     """
-    path, side, position = re.fullmatch(r'(.*)#(\w+)\.(\d+)', place).groups()
+    parts = re.fullmatch(r'(?s)(.*)#(\w+)\.(\d+)', place)
+    if parts is None:
+        raise ValueError(f'{place} is not a place in a clip store')
+    path, side, position = parts.groups()
     try:
         with open(path, 'rb', buffering=0) as file:
             found = _shape(file.read(_HEADER))
@@ -204,11 +207,11 @@ def write_clip(clip: Clip, file: Path, progress: Callable[[], None] = lambda: No
     try:
         with open(part, 'w+b') as out:
             digest = _HashedFile(out)
-            shape = None
+            shape: tuple[int, ...] = ()
             for side in sides:
                 for name, path in zip(clip.frames, side, strict=True):
                     frame = _read(clip, name, path)
-                    if shape is None:
+                    if not shape:
                         shape = (len(sides), len(clip.frames), *frame.shape)
                         np.lib.format.write_array_header_1_0(
                             digest, dict(descr='|u1', fortran_order=False, shape=shape)

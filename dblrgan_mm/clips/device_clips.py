@@ -71,7 +71,7 @@ class DeviceClips:
         self.starts = torch.from_numpy(starts[:-1]).to(device)
 
     def crops(
-        self, places: torch.Tensor, size: int, reach: int, sharp_reach: int | None = 0
+        self, places: torch.Tensor, size: int, reach: int, sharp_reach: int = 0
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Cut the crops at the given places.
 

@@ -175,7 +175,7 @@ def kitti(
     the multi-view ``training`` folder of KITTI 2015 itself has the sharp frames.
     """
     cameras = (('left', 'image_2'), ('right', 'image_3'))
-    scenes = defaultdict(dict)
+    scenes: defaultdict[tuple[str, str], dict[str, list[str]]] = defaultdict(dict)
     for camera, folder in cameras:
         for side, top in (('blurry', blur), ('sharp', sharp))[: 1 + paired]:
             path = root / top / folder
@@ -189,9 +189,11 @@ def kitti(
     if not scenes:
         raise _NotFoundError(root / blur / 'image_2', 'no frame NNNNNN_09, _10 or _11 in')
     for (name, folder), clip in sorted(scenes.items()):
-        places = tuple(str((root / top / folder).resolve()) for top in (blur, sharp))
         yield ClipFiles(
-            name, clip.get('blurry', []), clip.get('sharp', []) if paired else None, places
+            name,
+            clip.get('blurry', []),
+            clip.get('sharp', []) if paired else None,
+            (str((root / blur / folder).resolve()), str((root / sharp / folder).resolve())),
         )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import torch
@@ -12,6 +12,9 @@ from dblrgan_mm.clips import clip_store
 from dblrgan_mm.clips.clip import Clip
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.measuring import PeakMemory, flop_counter, now
+
+if TYPE_CHECKING:
+    from mmengine.model import BaseModel
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,9 @@ class Clips:
 
     def load(self) -> list[Clip]:
         """Return its clips, with sharp frames; raises DatasetError."""
-        return clip_store.load_any(self.layout, Path(self.root), self.split, **self.layout_args)
+        return clip_store.load_any(
+            self.layout, Path(self.root), self.split, True, **self.layout_args
+        )
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def restore(
 
 
 def _restore_clips(
-    model: torch.nn.Module,
+    model: 'BaseModel',
     dataset: dict,
     clips: Clips,
     folder: Path,
@@ -97,7 +102,7 @@ def _restore_clips(
     from mmagic.registry import DATASETS
     from mmengine.dataset import pseudo_collate
 
-    settings = dict(layout=clips.layout, data_root=clips.root, split=clips.split)
+    settings: dict[str, Any] = dict(layout=clips.layout, data_root=clips.root, split=clips.split)
     settings |= dict(layout_args=clips.layout_args, centres='all', padding='reflection')
     windows = DATASETS.build(dict(dataset, **settings))
     names = {clip.name: clip.frames for clip in clips.load()}
@@ -136,7 +141,7 @@ def _restore_clips(
     )
 
 
-def build(method: Method, device: str) -> tuple[Any, torch.nn.Module]:
+def build(method: Method, device: str) -> tuple[Any, 'BaseModel']:
     """Return the config and the model of a method; the model is on the device, in eval mode."""
     from mmagic.registry import MODELS
     from mmengine.config import Config
@@ -161,7 +166,7 @@ def build(method: Method, device: str) -> tuple[Any, torch.nn.Module]:
 
 
 @torch.no_grad()
-def count_macs(model: torch.nn.Module, batch: dict) -> int:
+def count_macs(model: 'BaseModel', batch: dict) -> int:
     """Count the multiply-accumulates of convolutions and matrix products in one test batch."""
     with flop_counter() as counter:
         model.test_step(batch)

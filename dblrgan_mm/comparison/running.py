@@ -58,7 +58,8 @@ class Comparison:
         self._outside = {row.name: row for row in methods if isinstance(row, Folder)}
         source = self._source()
         # computed up front, so that a faulty config is reported before any method runs
-        self.marks = {self.folder(row): self._mark(row, source) for row in (INPUT, *methods, SHARP)}
+        rows: list[Method | str] = [INPUT, *methods, SHARP]
+        self.marks = {self.folder(row): self._mark(row, source) for row in rows}
         self.context = mp.get_context('spawn')
         self.pool = ProcessPoolExecutor(workers, self.context, initializer=_prepare_scoring)
 
@@ -180,7 +181,7 @@ class Comparison:
         if outside is not None:
             return outside.places(given, found, sum(map(len, self.clips.values())) == 1)
         if method in (INPUT, SHARP):
-            return list(found.blurry if method == INPUT else found.sharp)
+            return list(found.blurry if method == INPUT else found.sharp or ())
         folder = self.folder(method)
         return [str(frame_file(folder, given, clip, frame)) for frame in found.frames]
 
@@ -210,9 +211,9 @@ class Comparison:
         for named in self.clips.values():
             for clip in named.values():
                 sources = {place.partition('#')[0] if clip_store.is_place(place) else place
-                           for place in (*clip.blurry, *clip.sharp)}  # fmt: skip
-                states = [os.stat(source) for source in sorted(sources)]
-                states = [(state.st_size, state.st_mtime_ns) for state in states]
+                           for place in (*clip.blurry, *(clip.sharp or ()))}  # fmt: skip
+                found = [os.stat(source) for source in sorted(sources)]
+                states = [(state.st_size, state.st_mtime_ns) for state in found]
                 parts.append((clip.name, clip.frames, states))
         return parts
 
@@ -256,6 +257,8 @@ def _prepare_scoring() -> None:
 def _end_with_parent() -> None:
     """End this process when its parent dies, even if the parent was killed."""
     parent = mp.parent_process()
+    if parent is None:  # this is the main process
+        return
 
     def wait() -> None:
         mp.connection.wait([parent.sentinel])
@@ -286,7 +289,8 @@ def score_one(given: str, clip: Clip, places: list[str]) -> list[dict[str, Any]]
     """Return the scores of a clip whose restored frames are stored at ``places``."""
     from dblrgan_mm.comparison.scores import score_clip
 
-    scores = score_clip(map(clip_store.read_any, places), map(clip_store.read_any, clip.sharp))
+    sharp = map(clip_store.read_any, clip.sharp or ())
+    scores = score_clip(map(clip_store.read_any, places), sharp)
     return [
         dict(data=given, clip=clip.name, frame=frame, **found)
         for frame, found in zip(clip.frames, scores, strict=True)

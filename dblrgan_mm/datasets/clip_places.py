@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ class ClipPlacesDataset(Dataset):
     def __len__(self) -> int:
         return len(self.windows)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         # NumPy's global generator is used because it is seeded for each sample
         draw = np.random.randint
         chosen = [index, *draw(len(self), size=self.candidates - 1).tolist()]

@@ -125,16 +125,16 @@ class RandomClipCompression(RandomVideoCompression):
             stream.width, stream.height, stream.pix_fmt = width, height, 'yuv420p'
             stream.options = dict(crf=str(crf), preset='veryfast', bf='0')
             stream.codec_context.thread_count = 1  # same result on every machine
-            for frame in imgs:
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format='rgb24')
+            for image in imgs:
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format='rgb24')
                 container.mux(stream.encode(to_yuv.reformat(frame, format='yuv420p', **exact)))
             container.mux(stream.encode(None))
         buffer.seek(0)
-        with av.open(buffer) as container:
-            container.streams.video[0].thread_type = 'NONE'
+        with av.open(buffer, 'r') as encoded:
+            encoded.streams.video[0].thread_type = 'NONE'
             return [
                 to_rgb.reformat(frame, format='rgb24', **exact).to_ndarray()
-                for frame in container.decode(video=0)
+                for frame in encoded.decode(video=0)
             ]
 
 

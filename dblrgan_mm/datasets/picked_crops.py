@@ -1,5 +1,6 @@
 """Training crops chosen where there is blur."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -35,7 +36,7 @@ class PickedCropsDataset(Dataset):
         dataset: the built data set that the candidates are drawn from.
     """
 
-    def __init__(self, dataset: dict, candidates: int = 8, pipeline: list = ()) -> None:
+    def __init__(self, dataset: dict, candidates: int = 8, pipeline: Sequence = ()) -> None:
         if candidates < 1:
             raise ValueError(f'candidates must be at least 1, got {candidates}')
         self.dataset = DATASETS.build(dataset)

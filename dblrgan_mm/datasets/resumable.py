@@ -5,7 +5,7 @@ batches with any number of worker processes. The method is our own.
 """
 
 import random
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,8 @@ class ResumableSampler(Sampler):
         self.seed, self.place = seed, place
 
     def __iter__(self) -> Iterator[Place]:
-        epoch, order = None, range(self.size)
+        epoch: int | None = None
+        order: Sequence[int] | np.ndarray = range(self.size)
         place = self.place + self.rank
         while True:
             if self.shuffle and epoch != place // self.size:

@@ -29,6 +29,8 @@ class LoadClipFrames(LoadImageFromFile):
         LaunchError: if grey frames are requested from a clip store.
     """
 
+    color_type: str | int  # set by MMagic
+
     def __init__(self, key: str, **kwargs) -> None:
         super().__init__(key, **kwargs)
         self._checked = self.color_type == 'color' and self.imdecode_backend in (None, 'cv2')

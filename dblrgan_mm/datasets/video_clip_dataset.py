@@ -75,7 +75,7 @@ class VideoClipDataset(BaseDataset):
         layout: str = 'gopro',
         layout_args: dict | None = None,
         num_frames: int | None = 5,
-        gt: str = 'centre',
+        gt: str | None = 'centre',
         padding: str | None = 'auto',
         centres: str = 'all',
         unreadable: str = 'stop',
@@ -142,7 +142,7 @@ class VideoClipDataset(BaseDataset):
                 f'clip {clip.name}: {length} frames are too few for a window of '
                 f'{self.num_frames}. Remove the clip, or change num_frames or padding.'
             )
-        centres = range(margin, length - margin)
+        centres: Sequence[int] = range(margin, length - margin)
         if self.centres != 'all':
             wanted = layouts.dbn_frames(base=int(self.centres == 'dbn_1based'))
             if not set(wanted) <= set(centres):
@@ -167,7 +167,7 @@ class VideoClipDataset(BaseDataset):
             num_input_frames=len(indices),
             num_output_frames=1,
         )
-        if self.gt is not None:
+        if self.gt is not None and clip.sharp is not None:
             sharp = indices if self.gt == 'window' else [centre]
             window['gt_path'] = [clip.sharp[i] for i in sharp]
             window['num_output_frames'] = len(sharp)

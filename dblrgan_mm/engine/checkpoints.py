@@ -13,13 +13,12 @@ from mmengine.dist import get_rank, get_world_size, is_main_process, master_only
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import HistoryBuffer
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
 from dblrgan_mm import files
 from dblrgan_mm.engine.hooks import DeferredLossesHook
-from dblrgan_mm.engine.processes import any_process, gather_buffers
+from dblrgan_mm.engine.processes import any_process, gather_buffers, unwrapped
 from dblrgan_mm.engine.schedules import store_settings, use_changed_settings
 from dblrgan_mm.errors import CheckpointMismatchError, UserError
 
@@ -62,6 +61,10 @@ class WholeCheckpointHook(CheckpointHook):
     Args:
         **kwargs: as in MMEngine's ``CheckpointHook``, for a local disk.
     """
+
+    # set by MMEngine
+    best_ckpt_path: str | None
+    best_ckpt_path_dict: dict[str, str | None]
 
     def __init__(self, **kwargs) -> None:
         super().__init__(**{**kwargs, 'backend_args': dict(backend='whole')})
@@ -253,8 +256,9 @@ class CheckpointMatchHook(Hook):
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        require_match(model, checkpoint.get('state_dict', checkpoint), runner._resume)
+        require_match(
+            unwrapped(runner.model), checkpoint.get('state_dict', checkpoint), runner._resume
+        )
 
 
 def require_match(model: nn.Module, stored: Mapping[str, Any], resuming: bool = False) -> None:
@@ -265,7 +269,7 @@ def require_match(model: nn.Module, stored: Mapping[str, Any], resuming: bool = 
     faults = []
     for name, part in model.named_children():
         # DDP wraps each part of a GAN separately; checkpoints are stored without the wrappers
-        part = part.module if is_model_wrapper(part) else part
+        part = unwrapped(part)
         here = part.state_dict(prefix=f'{name}.')
         there = {key: stored[key] for key in stored if key.startswith(f'{name}.')}
         if name != 'generator' and not there and not resuming:

@@ -45,7 +45,7 @@ class ClipVisualizationHook(Hook):
             return
         # in a test, reading runner.iter would build the training loop and its data set
         step = 0 if mode == 'test' else runner.iter
-        for sample in outputs:
+        for sample in outputs or ():
             wanted = mode == 'test' or self._drawn < self.max_clips
             if wanted and sample.metainfo.get('middle_of_clip'):
                 runner.visualizer.add_datasample(sample, step=step)
@@ -72,7 +72,7 @@ class CompileGeneratorHook(Hook):
     def before_train(self, runner: Runner) -> None:
         generator = self._generator(runner)
         generator.compile(**self.arguments)  # compilation happens at the first call
-        compiled = generator._compiled_call_impl
+        compiled: Any = generator._compiled_call_impl
 
         def call(*args: Any, **kwargs: Any) -> Any:
             try:

@@ -96,9 +96,9 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         """Train to the last iteration, or until SIGTERM."""
         runner, hub = self.runner, self.runner.message_hub
         window = self._accumulation()
-        seed = torch.tensor(runner.seed)
-        broadcast(seed)  # with diff_rank_seed each process has a different one
-        seed, rank = seed.item(), self._sampler.rank
+        shared = torch.tensor(runner.seed)
+        broadcast(shared)  # with diff_rank_seed each process has a different one
+        seed, rank = int(shared.item()), self._sampler.rank
         seen = hub.get_info(_SAMPLES, self._iter * self._batch)
         self._sampler.start(seed, seen)
         first = torch.tensor(self._iter)

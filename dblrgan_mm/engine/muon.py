@@ -47,7 +47,8 @@ class ConvMuon(torch.optim.AdamW):
         weight_decay: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        hidden, others = [], []
+        hidden: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for parameter in params:
             if isinstance(parameter, dict):
                 raise ValueError(
@@ -55,7 +56,10 @@ class ConvMuon(torch.optim.AdamW):
                 )
             wide = parameter.ndim > 1 and min(parameter.shape[:2]) > _NARROW
             (hidden if wide else others).append(parameter)
-        groups = [dict(params=hidden, momentum=momentum), dict(params=others, momentum=None)]
+        groups: list[dict[str, Any]] = [
+            dict(params=hidden, momentum=momentum),
+            dict(params=others, momentum=None),
+        ]
         groups = [group for group in groups if group['params']]
         super().__init__(groups, lr=lr, betas=betas, weight_decay=weight_decay, **kwargs)
 

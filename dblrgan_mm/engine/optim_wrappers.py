@@ -84,8 +84,8 @@ class GuardedOptimWrapper(OptimWrapper):
             try:
                 self._step(**kwargs)
             finally:
-                vars(self.optimizer).pop('found_inf', None)
-            outcome = finite
+                self.optimizer.__dict__.pop('found_inf', None)
+            outcome: torch.Tensor | str = finite
         elif finite:
             if self.clip_grad_kwargs:
                 self._clip_grad()

@@ -92,7 +92,7 @@ def compare_frames(
     # mean over the crop with its top left corner at each pixel; crops that do not fit are cut off
     mean = cv2.boxFilter(change, -1, (crop_w, crop_h), anchor=(0, 0))
     mean = mean[: height - crop_h + 1, : width - crop_w + 1]
-    top, left = np.unravel_index(int(mean.argmax()), mean.shape)
+    top, left = (int(place) for place in np.unravel_index(int(mean.argmax()), mean.shape))
 
     columns = []
     for frame, label in zip(frames, labels, strict=False):

@@ -37,14 +37,15 @@ _BATCH = 1 << 20  # pixels per batch that keep a GPU busy
 
 
 class Network(Protocol):
-    """Interface of the networks that :class:`Deblurrer` accepts.
+    """Interface of the networks that :class:`Deblurrer` accepts, besides ``StripNetwork``.
 
     Attributes:
         num_frames: frames of a window.
-        default_tile: tile used if ``Deblurrer`` is given none; not needed by a ``StripNetwork``.
+        default_tile: tile used if ``Deblurrer`` is given none.
     """
 
     num_frames: int
+    default_tile: int
 
     def __call__(self, windows: torch.Tensor, tile: int | None) -> torch.Tensor:
         """Map windows (n, t, 3, h, w), RGB, uint8 or uint16, to frames (n, 3, h, w) in [0, 1]."""
@@ -80,7 +81,7 @@ class Deblurrer:
 
     def __init__(
         self,
-        network: Network,
+        network: Network | StripNetwork,
         device: torch.device | str = 'cpu',
         tile: int | None = None,
         compile: bool = False,
@@ -205,7 +206,8 @@ class Deblurrer:
     def _checked(frames: Iterable[Frame]) -> Iterator[Frame]:
         first = None
         for i, frame in enumerate(frames):
-            kind = (type(frame), getattr(frame, 'shape', None), getattr(frame, 'dtype', None))
+            shape, dtype = getattr(frame, 'shape', None), getattr(frame, 'dtype', None)
+            kind: tuple[type, Any, Any] = (type(frame), shape, dtype)
             if first is None:
                 channels = {np.ndarray: -1, torch.Tensor: 0}.get(kind[0])
                 fits = channels is not None and frame.ndim == 3 and frame.shape[channels] == 3
@@ -226,9 +228,11 @@ class Deblurrer:
 
     def _to_device(self, frame: Frame) -> torch.Tensor:
         if isinstance(frame, np.ndarray):
-            frame = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)
+            tensor = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)
+        else:
+            tensor = frame
         # copy: the caller may reuse the memory for the next frame
-        return frame.to(self.device, copy=True)
+        return tensor.to(self.device, copy=True)
 
     def _batch_size(self, frame: Frame) -> int:
         """Return how many windows are restored at once: enough to keep a GPU busy, 1 on a CPU."""
@@ -252,15 +256,14 @@ class Deblurrer:
     @staticmethod
     def _in_input_format(restored: torch.Tensor, like: Frame) -> list[Frame]:
         """Convert frames (n, 3, h, w) in [0, 1], in place, to frames of the format of ``like``."""
-        is_array = isinstance(like, np.ndarray)
-        kind = getattr(torch, like.dtype.name) if is_array else like.dtype
+        kind = getattr(torch, like.dtype.name) if isinstance(like, np.ndarray) else like.dtype
         top = torch.iinfo(kind).max
         restored = restored.mul_(top).round_().clamp_(0, top)
         if kind == torch.uint8:  # so that only a quarter of the bytes leaves the device
             restored = restored.to(kind)
-        if is_array:
-            restored = restored.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-            return list(restored.astype(like.dtype, copy=False))
+        if isinstance(like, np.ndarray):
+            arrays = restored.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+            return list(arrays.astype(like.dtype, copy=False))
         return list(restored.to(like.device, like.dtype))
 
     def _compute(self, windows: torch.Tensor, rows: int | None) -> tuple[torch.Tensor, int]:
@@ -346,7 +349,7 @@ def _reflected(frames: Iterable[torch.Tensor], reach: int) -> Iterator[torch.Ten
             yield first[pad_index(i, len(first), 'reflection')]
         return
     yield from reversed(first[1 : reach + 1])
-    last = deque(maxlen=reach + 1)
+    last: deque[torch.Tensor] = deque(maxlen=reach + 1)
     for frame in itertools.chain(first, frames):
         last.append(frame)
         yield frame

@@ -95,7 +95,7 @@ def restore_clip(
         )
 
     shown = replace(given, width=2 * given.width) if options.side_by_side else given
-    settings = dict(
+    settings: dict[str, Any] = dict(
         source=[str(source.resolve()), source.stat().st_size, source.stat().st_mtime_ns],
         images=clip.identity() if isinstance(clip, ImageClip) else None,
         target=target.suffix,
@@ -136,11 +136,12 @@ def restore_clip(
         if done == 0:
             raise UserError(f'{source}: has no frame at or after --start {options.start}')
         video = source if isinstance(clip, VideoClip) else None
-        if encoding is None:
+        if isinstance(parts, ImageParts):
             left_out = parts.finish(target, video)
         else:
             cut = options.start > 0 or options.end is not None
-            left_out = parts.finish(target, video, cut, clip.last_duration if video else None)
+            duration = clip.last_duration if isinstance(clip, VideoClip) else None
+            left_out = parts.finish(target, video, cut, duration)
         if left_out:
             logger.warning('%s: not copied: %s', source, '; '.join(left_out))
         _empty(part)

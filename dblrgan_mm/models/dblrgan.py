@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from mmagic.models.base_models import BaseEditModel
@@ -71,7 +72,7 @@ class DBLRGAN(BaseEditModel):
         )
         self.discriminator = MODELS.build(discriminator)
         self.gan_loss = MODELS.build(gan_loss)
-        self.generator_ema = None
+        self.generator_ema: ForeachExponentialMovingAverage | None = None
         if ema:
             self.generator_ema = ForeachExponentialMovingAverage(self.generator, **ema)
         train_cfg = train_cfg or {}
@@ -94,8 +95,9 @@ class DBLRGAN(BaseEditModel):
     def forward_tensor(self, inputs: torch.Tensor, data_samples=None) -> torch.Tensor:
         """Return restored frames (n, c, h, w); outside training, by the average if it exists."""
         average = self.generator_ema
-        use_average = average is not None and not self.training and average.steps > 0
-        return (average if use_average else self.generator)(inputs)
+        if average is not None and not self.training and average.steps > 0:
+            return average(inputs)
+        return self.generator(inputs)
 
     def forward_train(self, inputs: torch.Tensor, data_samples=None) -> dict:
         """Return the content loss for MMagic's ``mode='loss'``; training uses ``train_step``."""
@@ -259,4 +261,4 @@ def _frozen(module: nn.Module) -> Iterator[None]:
 
 
 def _unwrap(module: nn.Module) -> nn.Module:
-    return module.module if is_model_wrapper(module) else module
+    return cast(nn.Module, module.module) if is_model_wrapper(module) else module

@@ -1,5 +1,7 @@
 """DBLRNet, the generator: 3D convolutions over a window of frames, then residual blocks."""
 
+from typing import cast
+
 import torch
 from torch import nn
 
@@ -97,11 +99,13 @@ class DBLRNet(nn.Module):
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Conv3d)):
                 nn.init.kaiming_normal_(module.weight)
-                nn.init.zeros_(module.bias)
-        for block in self.body:
-            last = block.conv2 if isinstance(block.norm2, nn.Identity) else block.norm2
-            last.weight.data *= 0.1
-        self.tail[-1].weight.data *= 0.01
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for block in self.modules():
+            if isinstance(block, ResidualBlock):
+                last = block.conv2 if isinstance(block.norm2, nn.Identity) else block.norm2
+                last.weight.data *= 0.1
+        cast(nn.Conv2d, self.tail[-1]).weight.data *= 0.01
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Restore the centre frame.

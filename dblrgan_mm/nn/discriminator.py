@@ -1,6 +1,7 @@
 """The discriminator for frame sequences."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -76,7 +77,7 @@ class FrameSequenceDiscriminator(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        self.classifier[-1].weight.data *= 0.1  # start undecided
+        cast(nn.Linear, self.classifier[-1]).weight.data *= 0.1  # start undecided
         # convolutions are faster with this layout, on GPUs and CPUs
         self.frame_features.to(memory_format=torch.channels_last)
         self.features.to(memory_format=torch.channels_last)

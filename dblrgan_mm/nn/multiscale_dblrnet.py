@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from dblrgan_mm.nn.color import rgb_to_luma
 from dblrgan_mm.nn.dblrnet import ResidualBlock, as_windows, require_window
+from dblrgan_mm.nn.module_list import ModuleList
 
 # These give the maps a standard deviation of about 1: luma has a mean of about 0.45 and a standard
 # deviation of about 0.25.
@@ -77,11 +78,11 @@ class MultiScaleDBLRNet(nn.Module):
         down, up = num_blocks[:coarsest], num_blocks[:coarsest:-1]
         steps = list(itertools.pairwise(channels))
         self.head = nn.Conv3d(colors, channels[0], (num_frames, 3, 3), padding=(0, 1, 1))
-        self.encoders = nn.ModuleList(blocks(*scale) for scale in enumerate(down))
+        self.encoders = ModuleList(blocks(*scale) for scale in enumerate(down))
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, 2) for fine, coarse in steps)
         self.body = blocks(coarsest, num_blocks[coarsest])
         self.up = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, 2) for fine, coarse in steps)
-        self.decoders = nn.ModuleList(blocks(*scale) for scale in enumerate(up))
+        self.decoders = ModuleList(blocks(*scale) for scale in enumerate(up))
         self.tail = nn.Conv2d(channels[0], colors, 3, padding=1)
         self._reset_parameters()
         for part in (self.encoders, self.down, self.body, self.up, self.decoders, self.tail):
@@ -116,7 +117,8 @@ class MultiScaleDBLRNet(nn.Module):
                 inputs = module.in_channels if transposed else module.weight[0].numel()
                 gain = 2.0 if module is self.head else 1.0
                 nn.init.normal_(module.weight, std=(gain / inputs) ** 0.5)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         for module in self.modules():
             if isinstance(module, ResidualBlock):
                 module.conv1.weight.data *= 2**0.5  # before a ReLU

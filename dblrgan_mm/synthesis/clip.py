@@ -101,8 +101,8 @@ def keep_whole_pairs(clip: Clip) -> list[float]:
     psnrs = []
     for n in range(clip.settings['pairs']):
         try:
-            pair = (read_frame(path, 'bgr') for path in clip.paths(n))
-            psnrs.append(cv2.PSNR(*pair))
+            blurry, sharp = (read_frame(path, 'bgr') for path in clip.paths(n))
+            psnrs.append(cv2.PSNR(blurry, sharp))
         except ValueError:
             break
     psnrs = psnrs[:-1]

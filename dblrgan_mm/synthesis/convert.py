@@ -24,7 +24,9 @@ def convert(sources: Sequence[Path], recipe: Recipe, pool: Workers) -> None:
     """Plan all sources, then make their clips; a source that fails does not stop the others."""
     from tqdm import tqdm
 
-    errors, counts, taken = [], Counter(), {}
+    errors: list[UserError] = []
+    counts: Counter[str] = Counter()
+    taken: dict[Path, Path] = {}
     total = len(sources)
 
     def attempt(step: Callable, *arguments: Any) -> Any:
@@ -74,8 +76,8 @@ def convert(sources: Sequence[Path], recipe: Recipe, pool: Workers) -> None:
 def footage_groups(clips: list[Clip], pool: Workers) -> Iterator[tuple[Footage, list[Clip]]]:
     """Yield the footage of a source and the clips that use it, one group per frame size."""
     order = sorted(clips, key=lambda clip: (clip.size, clip.settings['first_frame']))
-    for size, group in itertools.groupby(order, lambda clip: clip.size):
-        group = list(group)
+    for size, alike in itertools.groupby(order, lambda clip: clip.size):
+        group = list(alike)
         spans = [(s['first_frame'], s['stride'], s['pairs']) for s in (c.settings for c in group)]
         first = max(0, min(first - stride for first, stride, _ in spans))
         frames = max(first + stride * pairs for first, stride, pairs in spans) - first + 1

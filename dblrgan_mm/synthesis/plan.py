@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class Recipe:
     min_pairs: int
     max_pairs: int
     first_number: int
-    stride: int | str
+    stride: int | Literal['auto']
     max_stride: int
     motion: float
     shutter: tuple[float, float]
@@ -247,7 +247,8 @@ def takes_of_variants(shots: list[Shot], recipe: Recipe, stem: str) -> tuple[lis
         are `still`.
     """
     least = recipe.least_pairs
-    usable, still = [], set()
+    usable: list[tuple[Shot, dict[int, np.ndarray]]] = []
+    still = set()
     for shot in shots:
         pairs = {s: shot.pairs_from(s, recipe.reach(s)) for s in recipe.strides}
         pairs = {s: each for s, each in pairs.items() if each.max(initial=0) >= least}
@@ -284,7 +285,7 @@ def draw(
     """Draw the exposure, height and lights of a clip, and return its settings."""
     if recipe.window:
         low, high = recipe.window
-        exposure = dict(window=low + 2 * int(rng.integers((high - low) // 2 + 1)))
+        exposure: dict[str, Any] = dict(window=low + 2 * int(rng.integers((high - low) // 2 + 1)))
     else:
         if recipe.hand and rng.uniform() < recipe.hand:
             exposure = dict(shutters=hand_shutters(take.pairs, rng))

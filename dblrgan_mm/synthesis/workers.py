@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 
@@ -11,7 +11,7 @@ class Workers(ThreadPoolExecutor):
 
     def in_order(self, jobs: Iterable[Callable[[], Any]]) -> Iterator[Any]:
         """Yield the results of jobs in order, submitting only a few jobs ahead."""
-        waiting = deque()
+        waiting: deque[Future[Any]] = deque()
         for job in jobs:
             waiting.append(self.submit(job))
             if len(waiting) > 2 * self._max_workers:

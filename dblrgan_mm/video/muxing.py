@@ -58,14 +58,14 @@ def mux(
     # some errors appear only when the file is closed, so try each stream alone to find the bad ones
     with open_container(source) as original:
         copied = [s.index for s in original.streams if s.type in ('audio', 'subtitle')]
-    refused = {}
+    refused: dict[int, str] = {}
     for index in copied:
         try:
             write({other: '' for other in copied if other != index})
         except av.FFmpegError as error:
             if _is_io(error):
                 raise
-            refused[index] = error.strerror
+            refused[index] = error.strerror or str(error)
     return write(refused)
 
 
@@ -173,7 +173,8 @@ def _packets(segments: list[Path], base: Fraction) -> Iterator[Any]:
                     f'{path.parent}: was started with another version of the encoder; run again '
                     'with --overwrite instead of --resume'
                 )
-            packets = [packet for packet in container.demux(stream) if packet.size]
+            # Any, because all packets of a segment have times, unlike those of other files
+            packets: list[Any] = [packet for packet in container.demux(stream) if packet.size]
             # the muxer shifts times so that none is negative; undo that
             shift = int(path.stem.split('_')[2]) - min(
                 round(packet.pts * packet.time_base / base) for packet in packets

@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -72,7 +72,7 @@ class VideoClip:
         """Duration of the last frame, in units of the time base; known when all are read."""
         return self._video.last_duration
 
-    def __iter__(self) -> Iterator[ClipFrame]:
+    def __iter__(self) -> Generator[ClipFrame, None, None]:
         """Yield the frames that can be read, in order, with increasing time stamps.
 
         Where time stamps jump back, as in files that were joined, they continue from the last one.
@@ -140,7 +140,7 @@ class ImageClip:
             chroma='420',
             aspect=Fraction(1),
             tags=tags,
-            alpha=stored.shape[-1] == 4,
+            alpha=stored is not None and stored.shape[-1] == 4,
             interlaced=False,
             lost=tuple(
                 f'{NAMES.get(name, name)} of the images' for name in read_metadata(self._paths[0])
@@ -162,7 +162,7 @@ class ImageClip:
         except ValueError as error:
             raise UserError(str(error)) from error
 
-    def __iter__(self) -> Iterator[ClipFrame]:
+    def __iter__(self) -> Generator[ClipFrame, None, None]:
         size = self.format.height, self.format.width
         for i, path in enumerate(self._paths):
             image = self._read(path)

@@ -212,7 +212,7 @@ class VideoParts:
         encoding, given = self.encoding, self.format
         try:
             with av.open(os.path.abspath(path), 'w', format='nut') as container:
-                stream = container.add_stream(
+                stream: Any = container.add_stream(
                     encoding.codec, rate=given.rate, options=encoding.options
                 )
                 stream.width, stream.height = given.width, given.height

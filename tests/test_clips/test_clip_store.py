@@ -57,6 +57,14 @@ class TestLoad:
                         frame = map_frame(place)
                         np.testing.assert_array_equal(frame, cv2.imread(path)[..., ::-1])
 
+    def test_line_break_in_the_path(self, real_store, tmp_path):
+        moved = real_store.rename(tmp_path / 'a\nb')
+        assert map_frame(load(moved)[0].blurry[3]).std() > 5
+
+    def test_no_place(self):
+        with pytest.raises(ValueError, match='is not a place in a clip store'):
+            map_frame('clip.npy#3')
+
     def test_numpy_reads_it(self, clip, file):
         """As documented in docs/clip_store.md."""
         array = np.load(file, mmap_mode='r')

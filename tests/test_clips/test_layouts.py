@@ -571,6 +571,13 @@ class TestNumbering:
             'folders.'
         )
 
+    def test_line_break_in_names(self, write_clip, tmp_path):
+        write_clip('clip', range(3))
+        for folder in ('blur', 'sharp'):
+            self.rename(tmp_path, folder, range(3), 'a\n{:06d}.png')
+        (clip,) = gopro(tmp_path, 'test')
+        assert clip.frames == ('a\n000000', 'a\n000001', 'a\n000002')
+
     def test_sharp_frames_start_at_another_number(self, write_clip, tmp_path):
         """The counts are equal, but pairing by number would match other moments, or nothing."""
         clip = write_clip('clip', range(5))

@@ -6,6 +6,7 @@ import statistics
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -47,13 +48,13 @@ def choose(kind: str, source: str, device: str, dtype: str | None) -> None:
         deblurrer = Deblurrer.from_checkpoint(source, device, dtype)
         if _device.type == 'cpu':
             keep_freed_memory()  # as dblrgan-mm deblur does
-        keep = list if kind == 'Deblurrer' else deque(maxlen=0).extend
+        keep: Callable[..., Any] = list if kind == 'Deblurrer' else deque[Any](maxlen=0).extend
         _restore = lambda clip: keep(deblurrer(clip))  # noqa: E731
     elif kind == 'plain':
         # exact float32 (no TF32), in torch's default layout
         torch.backends.cudnn.allow_tf32 = False
-        network = plain_network(source).to(_device, memory_format=torch.contiguous_format)
-        _restore = of_windows(network, network.num_frames, _device)
+        plain = plain_network(source).to(_device).to(memory_format=torch.contiguous_format)
+        _restore = of_windows(plain, plain.num_frames, _device)
     else:
         network, num_frames = peer(source, _device)
         _restore = (
@@ -61,7 +62,7 @@ def choose(kind: str, source: str, device: str, dtype: str | None) -> None:
         )
 
 
-def plain_network(checkpoint: str) -> torch.nn.Module:
+def plain_network(checkpoint: str) -> nn.DBLRNet | nn.MultiScaleDBLRNet:
     """Return the generator of a checkpoint as the module that is trained, in eval mode."""
     generator = load_generator(checkpoint)
     arguments = dict(generator.architecture)
@@ -108,8 +109,8 @@ def of_clips(network: torch.nn.Module, device: torch.device) -> Callable[[list],
 
 
 def to_tensor(frame: np.ndarray, device: torch.device) -> torch.Tensor:
-    frame = torch.from_numpy(np.ascontiguousarray(frame)).to(device)
-    return frame.permute(2, 0, 1).float() / 255
+    values = torch.from_numpy(np.ascontiguousarray(frame)).to(device)
+    return values.permute(2, 0, 1).float() / 255
 
 
 def to_array(frame: torch.Tensor) -> np.ndarray:
@@ -184,7 +185,7 @@ def measure_inference(args: argparse.Namespace) -> dict:
     timed = enlarged(clip[: args.frames], args.size) if args.size else clip[: args.frames]
     height, width = timed[0].shape[:2]
     dtypes = fast_dtypes(checkpoint, device)
-    ways = {PLAIN: ('plain', checkpoint, str(device), None)}
+    ways: dict[str, tuple] = {PLAIN: ('plain', checkpoint, str(device), None)}
     ways |= {
         f'Deblurrer, {dtype}': ('Deblurrer', checkpoint, str(device), dtype) for dtype in dtypes
     }

@@ -49,8 +49,8 @@ def _measure(args: argparse.Namespace, folder: Path) -> dict:
         'index of 10 clips': build(source, data_root=str(few)),
         'index of 1000 clips': build(source, data_root=str(many)),
     }
-    stored = {
-        'image files': [path for clip in clips for path in (*clip.blurry, *clip.sharp)],
+    stored: dict[str, list] = {
+        'image files': [path for clip in clips for path in (*clip.blurry, *(clip.sharp or ()))],
         'LMDB': lmdb,
         'clip store': sorted(store.rglob('*.npy')),
     }
@@ -84,11 +84,11 @@ def _speeds(
     paths: dict[str, Any], stored: dict[str, list], batch: int, args: argparse.Namespace
 ) -> dict[str, dict[str, list[float]]]:
     """Measure samples per second of each data set, alternately, with the files cached or not."""
-    warm = {name: [] for name in paths}
+    warm: dict[str, list[float]] = {name: [] for name in paths}
     for _ in range(args.repeats):
         for name, dataset in paths.items():
             warm[name].append(speed(dataset, batch, args.workers, args.seconds))
-    cold = {name: [] for name in stored}
+    cold: dict[str, list[float]] = {name: [] for name in stored}
     for _ in range(args.repeats):
         for name, files in stored.items():
             drop_from_cache(files)
@@ -176,6 +176,8 @@ def write_lmdb(folder: Path, source: Any, clips: list) -> tuple[list[Path], list
         with lmdb.open(str(paths[key]), map_size=1 << 40) as env, env.begin(write=True) as put:
             for frame in tqdm(frames, f'LMDB, {side}', unit='frame'):
                 image = cv2.imread(frame, cv2.IMREAD_UNCHANGED)
+                if image is None:
+                    raise LaunchError(f'{frame} cannot be read')
                 png = cv2.imencode('.png', image, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
                 put.put(frame_key(frame).encode(), png.tobytes())
     pipeline = mmagic_pipeline(source.pipeline)
@@ -199,7 +201,7 @@ def rename_frames(dataset: Any) -> Any:
     return dataset
 
 
-def batches(dataset: Any, batch_size: int, workers: int) -> Iterator[list[dict]]:
+def batches(dataset: Any, batch_size: int, workers: int) -> Iterator[dict[str, Any]]:
     """Yield batches forever; windows, crops and augmentations are the same for each data set."""
     from mmengine.dataset import InfiniteSampler, pseudo_collate
     from torch.utils.data import DataLoader
@@ -225,7 +227,7 @@ def seed_worker(worker: int) -> None:
     np.random.seed(worker)  # noqa: NPY002  (MMagic's transforms use it)
 
 
-def samples_of(dataset: Any, batch_size: int, workers: int, count: int) -> list[float]:
+def samples_of(dataset: Any, batch_size: int, workers: int, count: int) -> list[list[int]]:
     """Return checksums of the tensors in each of the first ``count`` batches."""
     import zlib
 

@@ -1,6 +1,7 @@
 """Tables and plots of the measurements."""
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -12,7 +13,7 @@ from benchmarks.inference import PLAIN
 _OPERATIONS = 8  # the longest ones of each way, listed in a profile
 
 
-def print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     table = Table()
     for i, name in enumerate(columns):
         table.add_column(name, justify='right' if i else 'left', no_wrap=i == 0)
@@ -36,7 +37,7 @@ def print_inference(result: dict) -> None:
     )
     limits = {name: statistics.median(values) for name, values in result['ceilings'].items()}
     first = statistics.median(result['seconds'][PLAIN])
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, values in result['seconds'].items():
         middle = statistics.median(values)
         speed = 2 * result['macs'][name] / middle

@@ -47,7 +47,7 @@ class Training:
         model = MODELS.build(cfg.model)
         model.gen_init_steps = model.disc_init_steps = 0
         wrappers = cfg.optim_wrapper
-        players = [
+        players: list[Any] = [
             w for w in (wrappers, *wrappers.values()) if isinstance(w, dict) and 'optimizer' in w
         ]
         if dtype == 'plain':

@@ -13,13 +13,14 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 CANDIDATES = 8
 # config name: class, arguments, batch, crop, learning rate
-NETWORKS = {
+NETWORKS: dict[str, tuple[str, dict[str, Any], int, int, float]] = {
     'dblrnet_ms': ('MultiScaleDBLRNet', {}, 64, 192, 1e-3),
     'dblrnet_plus': ('DBLRNet', dict(norm=None, residual=True), 28, 192, 6e-4),
 }
@@ -46,7 +47,8 @@ def train(args: argparse.Namespace) -> None:
     clips = DeviceClips(args.store, 'train', device=device)
     reach = net.num_frames // 2
     optimiser = torch.optim.Adam(net.parameters(), lr=rate, fused=True)
-    begin, saved, step, total = time.time(), time.time(), 0, 0.0
+    begin, saved, step = time.time(), time.time(), 0
+    total = torch.zeros((), device=device)
     while (now := time.time()) < args.until or step == 0:
         done = min(1.0, (now - begin) / max(1.0, args.until - begin))
         warm = min(1.0, (step + 1) / 500)
@@ -79,7 +81,7 @@ def train(args: argparse.Namespace) -> None:
             print(f'step {step}: loss {total.item() / 100:.5f}, batch {batch}', flush=True)
             if not math.isfinite(total.item()):
                 sys.exit(f'stopped at step {step}: the loss is not finite')
-            total = 0.0
+            total = torch.zeros((), device=device)
         if time.time() - saved > 60:
             saved = time.time()
             save(average, args.work)

@@ -56,7 +56,7 @@ class Int8Conv(nn.Module):
         place: torch.Tensor,
         x: torch.Tensor,
         plus: torch.Tensor | None,
-        following: 'Int8Conv',
+        following: nn.Module | None,
     ) -> None:
         """Convolve without vertical padding and write the result into the next layer's input.
 
@@ -64,12 +64,14 @@ class Int8Conv(nn.Module):
             place: part of the input of ``following`` to write to; 2 rows fewer than ``x``.
             x: input.
             plus: maps added to the result; None: apply ReLU instead.
-            following: the next layer.
+            following: the next layer; None if there is none.
         """
         if plus is not None:
             torch.add(self(x), plus, out=place)
         else:
-            step = following.step if place.dtype == torch.uint8 else None
+            step = None
+            if isinstance(following, Int8Conv) and place.dtype == torch.uint8:
+                step = following.step
             place.copy_(self._convolve(x, step, 'relu'))
 
     def quantized(self, maps: torch.Tensor) -> torch.Tensor:

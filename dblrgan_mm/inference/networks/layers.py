@@ -21,6 +21,9 @@ class Conv(nn.Module):
         wide: whether to use them also for layers with many maps (``RowWinograd``).
     """
 
+    weight: torch.Tensor
+    bias: torch.Tensor
+
     def __init__(
         self,
         weight: torch.Tensor,
@@ -52,7 +55,7 @@ class Conv(nn.Module):
         place: torch.Tensor,
         x: torch.Tensor,
         plus: torch.Tensor | None,
-        following: 'Conv | Int8Conv',
+        following: 'Conv | Int8Conv | None',
     ) -> None:
         """Convolve without vertical padding and write the result into the next layer's input.
 
@@ -60,9 +63,9 @@ class Conv(nn.Module):
             place: part of the input of ``following`` to write to; 2 rows fewer than ``x``.
             x: input.
             plus: maps added to the result; None: apply ReLU instead.
-            following: the next layer.
+            following: the next layer; None if there is none.
         """
-        if place.dtype == torch.uint8:
+        if isinstance(following, Int8Conv) and place.dtype == torch.uint8:
             place.copy_(following.quantized(self(x)))  # clips at 0 like ReLU
             return
         done, rows = 0, place.shape[2]

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference.networks.layers import Conv, over_time
-from dblrgan_mm.inference.networks.strip_network import State, Strip, StripNetwork
+from dblrgan_mm.inference.networks.strip_network import Blocks, State, Strip, StripNetwork
+from dblrgan_mm.nn.module_list import ModuleList
 from dblrgan_mm.nn.multiscale_dblrnet import INPUT_SCALE, MEAN, OUTPUT_SCALE, MultiScaleDBLRNet
 
 
@@ -68,21 +69,19 @@ class StripMultiScaleDBLRNet(StripNetwork):
         def conv(weight: torch.Tensor, bias: torch.Tensor) -> Conv:
             return Conv(weight, bias, dtype, dtype == torch.float32, wide=False)
 
-        def blocks(name: str, count: int) -> nn.ModuleList:
-            return nn.ModuleList(
-                nn.ModuleList(conv(*stored(f'{name}.{i}.conv{k}')) for k in (1, 2))
+        def blocks(name: str, count: int) -> Blocks:
+            return ModuleList(
+                ModuleList(conv(*stored(f'{name}.{i}.conv{k}')) for k in (1, 2))
                 for i in range(count)
             )
 
         weight, bias = over_time(*stored('head'), 1)
         self.head = conv(INPUT_SCALE * weight, bias)
-        self.encoders = nn.ModuleList(
-            blocks(f'encoders.{i}', num_blocks[i]) for i in range(coarsest)
-        )
-        self.down = nn.ModuleList(_Down(*stored(f'down.{i}'), dtype) for i in range(coarsest))
+        self.encoders = ModuleList(blocks(f'encoders.{i}', num_blocks[i]) for i in range(coarsest))
+        self.down = ModuleList(_Down(*stored(f'down.{i}'), dtype) for i in range(coarsest))
         self.body = blocks('body', num_blocks[coarsest])
-        self.up = nn.ModuleList(_Up(*stored(f'up.{i}'), dtype) for i in range(coarsest))
-        self.decoders = nn.ModuleList(blocks(f'decoders.{i}', count) for i, count in enumerate(up))
+        self.up = ModuleList(_Up(*stored(f'up.{i}'), dtype) for i in range(coarsest))
+        self.decoders = ModuleList(blocks(f'decoders.{i}', count) for i, count in enumerate(up))
         weight, bias = stored('tail')
         self.tail = conv(OUTPUT_SCALE * weight, OUTPUT_SCALE * bias)
         self.multiple = 2**coarsest
@@ -152,6 +151,9 @@ class StripMultiScaleDBLRNet(StripNetwork):
 class _Down(nn.Module):
     """2x2 convolution with a stride of 2."""
 
+    weight: torch.Tensor
+    bias: torch.Tensor
+
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype) -> None:
         super().__init__()
         self.c_out = len(bias)
@@ -174,6 +176,9 @@ class _Down(nn.Module):
 
 class _Up(nn.Module):
     """Transposed 2x2 convolution with a stride of 2."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype) -> None:
         super().__init__()
@@ -202,7 +207,7 @@ class _Up(nn.Module):
                 done = end
 
 
-def _residual(blocks: nn.ModuleList, maps: torch.Tensor) -> torch.Tensor:
+def _residual(blocks: Blocks, maps: torch.Tensor) -> torch.Tensor:
     for first, second in blocks:
         maps = maps + second(F.relu(first(maps, padding=1)), padding=1)
     return maps
@@ -210,7 +215,7 @@ def _residual(blocks: nn.ModuleList, maps: torch.Tensor) -> torch.Tensor:
 
 def _open(
     strip: Strip,
-    blocks: nn.ModuleList,
+    blocks: Blocks,
     following: Conv | None,
     channels: int,
     like: torch.Tensor,

@@ -1,8 +1,8 @@
 """Inference networks of 2D convolutions, computed strip by strip."""
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import nn
@@ -13,9 +13,13 @@ from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference.networks.int8 import Int8Conv, dead_leaves, has_int8
 from dblrgan_mm.inference.networks.layers import Conv, over_time, unit_range
 from dblrgan_mm.nn.color import unit_luma
+from dblrgan_mm.nn.module_list import ModuleList
 
 # what a strip keeps for the strip below: rows of the inputs of 3x3 convolutions, and other values
 State = tuple[list[torch.Tensor], list[Any]]
+
+Layer = Conv | Int8Conv
+Blocks: TypeAlias = 'ModuleList[ModuleList[Layer]]'  # pairs of layers
 
 # Largest accepted error of int8, relative to the change that the network makes. Errors below half a
 # grey level of 255 are always accepted.
@@ -46,8 +50,6 @@ class StripNetwork(nn.Module):
         int8: whether layers compute in 8-bit integers.
     """
 
-    halo: int
-    bytes_a_pixel: int
     multiple = 1
     row_step = 6
     int8 = False
@@ -93,6 +95,14 @@ class StripNetwork(nn.Module):
         frames = unit_luma(windows) if self.color == 'luma' else unit_range(windows)
         frames = self.prepare(frames.flatten(1, 2))
         return frames.to(self.dtype, memory_format=torch.channels_last)
+
+    @property
+    def halo(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def bytes_a_pixel(self) -> int:
+        raise NotImplementedError
 
     def prepare(self, frames: torch.Tensor) -> torch.Tensor:
         """Preprocess frames (n, t or 3 t, h, w) in [0, 1] for the first layer."""
@@ -141,7 +151,8 @@ class Strip:
 
     def __init__(self, state: State | None, last: bool) -> None:
         nothing = itertools.repeat(None)
-        self._rows, self._held = (nothing, nothing) if state is None else map(iter, state)
+        self._rows: Iterator[torch.Tensor | None] = nothing if state is None else iter(state[0])
+        self._held: Iterator[Any] = nothing if state is None else iter(state[1])
         self.top = 1 if state is None else 2
         self.last = last
         self.after: State = ([], [])
@@ -200,16 +211,18 @@ class Strip:
         """
         self.keep(maps)
         count, width = maps.shape[2] - 2, maps.shape[3]
-        if following is None:
+        if following is not None:
+            onward, place = self.open(following, maps, count, width)
+        elif plus is not None:
             onward = place = torch.empty_like(plus, memory_format=torch.channels_last)
         else:
-            onward, place = self.open(following, maps, count, width)
+            raise ValueError('a layer without a following one needs plus')
         layer.into(place, maps, plus, following)
         return onward
 
     def blocks(
         self,
-        blocks: Sequence[Sequence[Conv | Int8Conv]],
+        blocks: Blocks,
         maps: torch.Tensor,
         following: Conv | Int8Conv | None,
     ) -> torch.Tensor:
@@ -288,7 +301,7 @@ class StripDBLRNet(StripNetwork):
             return Conv(weight, bias, self.dtype, products)
 
         frames = self.num_frames
-        self.head = nn.ModuleList()
+        self.head: ModuleList[Layer] = ModuleList()
         for name in ('head.0', 'head.2'):
             weight, bias = state_dict[f'{name}.weight'], state_dict[f'{name}.bias']
             frames = frames - weight.shape[2] + 1
@@ -296,11 +309,11 @@ class StripDBLRNet(StripNetwork):
         blocks = 1 + max(
             (int(key.split('.')[1]) for key in state_dict if key.startswith('body.')), default=-1
         )
-        self.body = nn.ModuleList(
-            nn.ModuleList(conv(f'body.{i}.conv{k}', norm=f'body.{i}.norm{k}') for k in (1, 2))
+        self.body: Blocks = ModuleList(
+            ModuleList(conv(f'body.{i}.conv{k}', norm=f'body.{i}.norm{k}') for k in (1, 2))
             for i in range(blocks)
         )
-        self.tail = nn.ModuleList(conv(f'tail.{i}') for i in (0, 2, 4))
+        self.tail: ModuleList[Layer] = ModuleList(conv(f'tail.{i}') for i in (0, 2, 4))
         if dtype == torch.int8:
             self._quantize()
 
@@ -336,7 +349,8 @@ class StripDBLRNet(StripNetwork):
                 'use another checkpoint'
             )
 
-        def integer(layer: Conv, takes: torch.dtype) -> Int8Conv:
+        def integer(layer: Layer, takes: torch.dtype) -> Int8Conv:
+            layer = cast(Conv, layer)  # each is converted once
             return Int8Conv(layer.weight, layer.bias, *ranges[layer], takes)
 
         self.head[1] = integer(self.head[1], torch.uint8)

@@ -48,6 +48,10 @@ class RowWinograd(nn.Module):
         bias: (c_out,).
     """
 
+    taps: torch.Tensor
+    bias: torch.Tensor
+    to_products: torch.Tensor
+    from_products: torch.Tensor
     rows = 6  # output rows per call
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
@@ -90,6 +94,9 @@ class NarrowConv(nn.Module):
         weight: (c_out, c_in, 3, 3), float32.
         bias: (c_out,).
     """
+
+    taps: torch.Tensor
+    bias: torch.Tensor
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
         super().__init__()
