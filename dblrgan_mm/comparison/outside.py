@@ -59,7 +59,7 @@ class Folder:
         if folder is None:
             raise UserError(f'{tried[0]}: no frames of clip {clip.name} here, nor in {tried[1]}')
         paths = self._in_order(folder, clip)
-        height, width = clip_store.read_any(clip.sharp[0]).shape[:2]
+        height, width = clip_store.read_any(clip.blurry[0]).shape[:2]
         for path in paths:
             try:
                 with Image.open(path) as image:

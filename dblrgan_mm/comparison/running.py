@@ -58,7 +58,7 @@ class Comparison:
         self._outside = {row.name: row for row in methods if isinstance(row, Folder)}
         source = self._source()
         # computed up front, so that a faulty config is reported before any method runs
-        rows: list[Method | str] = [INPUT, *methods, SHARP]
+        rows: list[Method | Folder | str] = [INPUT, *methods, SHARP]
         self.marks = {self.folder(row): self._mark(row, source) for row in rows}
         self.context = mp.get_context('spawn')
         self.pool = ProcessPoolExecutor(workers, self.context, initializer=_prepare_scoring)
@@ -104,15 +104,14 @@ class Comparison:
             scoring.append(self.pool.submit(score_one, given, self.clips[given][clip], places))
 
         cost: dict | None = None
-        restored = not isinstance(method, Method)
-        if restored:
-            for given, named in self.clips.items():
-                for clip in named:
-                    score(given, clip)
-        else:
+        if isinstance(method, Method):
             cost = self._restore_apart(method, folder, advance, score)
             if 'failed' in cost:
                 return cost
+        else:
+            for given, named in self.clips.items():
+                for clip in named:
+                    score(given, clip)
         rows: list[dict] = []
         for job in scoring:
             try:
@@ -120,7 +119,7 @@ class Comparison:
             except (AssertionError, ValueError, OSError) as error:
                 return dict(failed=f'cannot be scored: {_first_line(error)}')
             rows += found
-            if restored:
+            if not isinstance(method, Method):
                 advance(len(found))
         if isinstance(method, Folder):
             cost = method.cost(self.clips)
