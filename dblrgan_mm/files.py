@@ -94,7 +94,7 @@ def write_whole(final: Path, content: bytes) -> None:
     The content is first written to a file next to it, whose name has the suffix '.part'. A link is
     followed.
     """
-    final = behind_link(final)
+    final = resolve_link(final)
     part = final.with_name(f'{final.name}.part')
     try:
         part.write_bytes(content)
@@ -126,9 +126,9 @@ def put_in_place(part: Path, final: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    part.replace(behind_link(final))
+    part.replace(resolve_link(final))
 
 
-def behind_link(path: Path) -> Path:
+def resolve_link(path: Path) -> Path:
     """Return the target of a link; return any other path unchanged."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path

@@ -70,10 +70,10 @@ def largest_difference(generator: Any, path: Path) -> float:
     import torch
 
     from dblrgan_mm.inference.architectures import build_network
-    from dblrgan_mm.inference.networks.onnx_network import OnnxDBLRNet
+    from dblrgan_mm.inference.networks.onnx_network import OnnxNetwork
 
     network = build_network(generator.state_dict, generator.architecture)
-    onnx_network = OnnxDBLRNet(path, torch.device('cpu'))
+    onnx_network = OnnxNetwork(path, torch.device('cpu'))
     differences = []
     for count, height, width in SIZES:
         windows = torch.rand(count, network.num_frames, 3, height, width)
@@ -104,10 +104,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from dblrgan_mm.inference.checkpoint import load_generator
     from dblrgan_mm.inference.deblurrer import find_weights
-    from dblrgan_mm.inference.networks.onnx_network import OnnxDBLRNet, probe
+    from dblrgan_mm.inference.networks.onnx_network import OnnxNetwork, probe
 
     generator = load_generator(find_weights(args.checkpoint))
-    place = files.behind_link(target)
+    place = files.resolve_link(target)
     part = place.with_name(f'.{place.stem}.part.onnx')
     with files.report_write_errors(target, 'Free some space and run the same command again'):
         try:
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     f'{difference:.1e}, which is more than {LIMIT:.0e}; try another version of '
                     'onnxruntime'
                 )
-            network = OnnxDBLRNet(part)
+            network = OnnxNetwork(part)
             describe(generator, part, probe=network(probe(network.num_frames)).flatten().tolist())
             files.put_in_place(part, target)
         finally:

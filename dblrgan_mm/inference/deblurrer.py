@@ -137,9 +137,9 @@ class Deblurrer:
                     f'{path}: an ONNX file runs only in float32 and without compile; omit the '
                     'dtype and compile options'
                 )
-            from dblrgan_mm.inference.networks.onnx_network import OnnxDBLRNet
+            from dblrgan_mm.inference.networks.onnx_network import OnnxNetwork
 
-            network = OnnxDBLRNet(path, None if str(device) == 'auto' else place)
+            network = OnnxNetwork(path, None if str(device) == 'auto' else place)
             deblurrer = cls(network, 'cpu', tile)  # onnxruntime itself copies frames to the GPU
             deblurrer.meta = network.meta
             deblurrer.identity = sha256(Path(path))
@@ -289,7 +289,7 @@ class Deblurrer:
         network = self.network
         if not isinstance(network, StripNetwork):
             return network.default_tile
-        row = len(windows) * width * network.bytes_a_pixel
+        row = len(windows) * width * network.bytes_per_pixel
         if self.device.type == 'cuda':
             free = torch.cuda.mem_get_info(self.device)[0]
             # 4 parts: input and output of the largest layer, the library's workspace, a reserve

@@ -110,7 +110,7 @@ def restore_clip(
         encoding = choose_encoding(target, shown, options.codec, options.crf)
         settings |= dict(codec=encoding.codec, pixels=encoding.pixels, options=encoding.options)
 
-    place = files.behind_link(target)
+    place = files.resolve_link(target)
     part = place.with_name(place.name + '.part')
     with (
         files.report_write_errors(
@@ -175,7 +175,7 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
         raise UserError(f'{target}: already exists; use --overwrite to replace it')
     if target.is_dir() and any(p.suffix.lower() not in IMAGE_SUFFIXES for p in target.iterdir()):
         raise UserError(f'{target}: contains files other than images; choose another output')
-    folder = files.behind_link(target).parent
+    folder = files.resolve_link(target).parent
     if not folder.is_dir():
         raise UserError(f'{target}: the folder {folder} does not exist; create it first')
 
@@ -244,7 +244,7 @@ def begun_dtype(target: Path) -> str | None:
 
     It is taken from the stored ``Deblurrer.identity``.
     """
-    place = files.behind_link(target)
+    place = files.resolve_link(target)
     network = read_settings(place.with_name(place.name + '.part')).get('network', '')
     return network.partition(' torch.')[2] or None
 

@@ -27,7 +27,7 @@ NAMES = {
 }
 _KEPT = {
     '.png': ('icc_profile', 'exif', 'xmp', 'dpi', 'text'),
-    '.jpg': ('icc_profile', 'exif', 'xmp', 'dpi', 'comment'),
+    '.jpg': ('icc_profile', 'exif', 'xmp', 'dpi'),
 }
 _XMP = 'XML:com.adobe.xmp'  # the key of XMP among the texts of a PNG
 

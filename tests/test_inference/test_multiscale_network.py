@@ -9,7 +9,7 @@ from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference.checkpoint import Generator, load_generator, publish
 from dblrgan_mm.inference.networks.multiscale_network import StripMultiScaleDBLRNet
-from dblrgan_mm.inference.networks.onnx_network import OnnxDBLRNet
+from dblrgan_mm.inference.networks.onnx_network import OnnxNetwork
 from dblrgan_mm.nn import MultiScaleDBLRNet
 
 VARIANTS = [
@@ -262,7 +262,7 @@ class TestOnnx:
             torch.save(net.state_dict(), tmp_path / 'net.pth')
             result = call_tool('export_onnx', tmp_path / 'net.pth', tmp_path / 'net.onnx')
             assert result.code == 0, result.err
-            return OnnxDBLRNet(tmp_path / 'net.onnx', torch.device('cpu'))
+            return OnnxNetwork(tmp_path / 'net.onnx', torch.device('cpu'))
 
         return export
 

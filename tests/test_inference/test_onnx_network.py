@@ -9,7 +9,7 @@ from test_strip_network import strip_network, trained, windows_of
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference.networks import onnx_network
-from dblrgan_mm.inference.networks.onnx_network import OnnxDBLRNet
+from dblrgan_mm.inference.networks.onnx_network import OnnxNetwork
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
@@ -49,7 +49,7 @@ def test_equals_torch_in_any_tiles(exported, real_clip, arguments, size):
     windows = windows_of(real_clip, net, *size)
     with torch.inference_mode():
         expected = net(windows)
-    network = OnnxDBLRNet(exported(net), CPU)
+    network = OnnxNetwork(exported(net), CPU)
     assert (network.num_frames, network.halo) == (net.num_frames, net.halo)
     for tile in (None, 16, 50, 1000):
         torch.testing.assert_close(network(windows, tile), expected, rtol=0, atol=1e-5)
@@ -62,7 +62,7 @@ def test_residual_network(exported, real_clip):
     with torch.inference_mode():
         expected = net(windows)
     torch.testing.assert_close(
-        OnnxDBLRNet(exported(net), CPU)(windows), expected, rtol=0, atol=1e-5
+        OnnxNetwork(exported(net), CPU)(windows), expected, rtol=0, atol=1e-5
     )
 
 
@@ -82,14 +82,14 @@ def test_package_weights_keep_their_description(tmp_path, call_tool):
 
     result = call_tool('export_onnx', DEFAULT, tmp_path / 'net.onnx')
     assert result.code == 0, result.err
-    meta = OnnxDBLRNet(tmp_path / 'net.onnx', CPU).meta
+    meta = OnnxNetwork(tmp_path / 'net.onnx', CPU).meta
     assert 'DAVIS' in meta['training_data']
     assert list(meta['architecture']['channels']) == [16, 24, 48, 96]
     assert sorted(p.name for p in tmp_path.iterdir()) == ['net.onnx']
 
 
 def test_memory_that_runs_out_halves_the_tile(exported, monkeypatch, caplog):
-    network = OnnxDBLRNet(exported(passing_on()), CPU)
+    network = OnnxNetwork(exported(passing_on()), CPU)
     run = network._session.run
 
     class Session:
@@ -119,7 +119,7 @@ class TestRefused:
         path = exported(passing_on())
         path.write_bytes(path.read_bytes()[:-500])
         with pytest.raises(UserError, match='or damaged'):
-            OnnxDBLRNet(path, CPU)
+            OnnxNetwork(path, CPU)
 
     def test_damaged_weights(self, exported):
         net = passing_on()
@@ -129,7 +129,7 @@ class TestRefused:
         assert content.count(weights) == 1
         path.write_bytes(content.replace(weights, weights[len(weights) // 2 :] * 2))
         with pytest.raises(UserError, match='its output has changed since the export'):
-            OnnxDBLRNet(path, CPU)
+            OnnxNetwork(path, CPU)
 
     @pytest.mark.parametrize('properties', [{}, {'dblrgan_mm': '{"halo": "35"}'}])
     def test_another_network(self, exported, properties):
@@ -139,7 +139,7 @@ class TestRefused:
         onnx.helper.set_model_props(model, properties)
         onnx.save(model, str(path))
         with pytest.raises(UserError, match=r'was not written by dblrgan-mm export'):
-            OnnxDBLRNet(path, CPU)
+            OnnxNetwork(path, CPU)
 
     def test_without_onnxruntime(self, tmp_path, monkeypatch):
         monkeypatch.setitem(__import__('sys').modules, 'onnxruntime', None)
@@ -148,7 +148,7 @@ class TestRefused:
 
     def test_gpu_that_onnxruntime_cannot_use(self, exported):
         with pytest.raises(UserError, match='this onnxruntime cannot run on mps'):
-            OnnxDBLRNet(exported(passing_on()), torch.device('mps'))
+            OnnxNetwork(exported(passing_on()), torch.device('mps'))
 
     @pytest.mark.parametrize(
         'arguments', [dict(dtype='bfloat16'), dict(dtype='int8'), dict(compile=True)]
@@ -174,7 +174,7 @@ class TestRefused:
 
     def test_file_that_differs_from_torch_is_not_written(self, call_tool, tmp_path, monkeypatch):
         torch.save(passing_on().state_dict(), tmp_path / 'net.pth')
-        monkeypatch.setattr(OnnxDBLRNet, '__call__', lambda self, w, tile=None: w[:, 2] + 1)
+        monkeypatch.setattr(OnnxNetwork, '__call__', lambda self, w, tile=None: w[:, 2] + 1)
         result = call_tool('export_onnx', tmp_path / 'net.pth', tmp_path / 'net.onnx')
         assert result.code == 1
         assert 'onnxruntime differs from torch by' in result.err

@@ -90,7 +90,7 @@ class StripMultiScaleDBLRNet(StripNetwork):
     halo = MultiScaleDBLRNet.halo  # reads attributes that both networks have
 
     @property
-    def bytes_a_pixel(self) -> int:
+    def bytes_per_pixel(self) -> int:
         """Bytes per full-resolution pixel of the maps of the scale that needs the most memory."""
         maps = [self.head.c_out, *(down.c_out / 4**i for i, down in enumerate(self.down, 1))]
         return int(max(maps) * self.dtype.itemsize)

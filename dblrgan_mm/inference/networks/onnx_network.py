@@ -12,7 +12,7 @@ from dblrgan_mm.inference.networks.layers import unit_range
 INPUT, OUTPUT = 'windows', 'restored'
 
 
-class OnnxDBLRNet:
+class OnnxNetwork:
     """Restores windows in float32 with a file written by ``dblrgan-mm export``.
 
     The frame is divided into square tiles. Each tile is computed together with its :attr:`halo`,

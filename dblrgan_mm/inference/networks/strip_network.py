@@ -35,7 +35,7 @@ class StripNetwork(nn.Module):
     twice, and the maps of a strip fit into the CPU's cache. The method is our own.
 
     Subclasses implement :meth:`join`, :meth:`whole` and :meth:`step`, and define :attr:`halo` and
-    :attr:`bytes_a_pixel`.
+    :attr:`bytes_per_pixel`.
 
     Args:
         num_frames: frames in a window.
@@ -46,7 +46,7 @@ class StripNetwork(nn.Module):
         halo: number of input rows below a row that its result depends on, at most.
         multiple: rows and columns are padded to a multiple of this number, by replication.
         row_step: strips are fastest if their number of rows is a multiple of this number.
-        bytes_a_pixel: bytes per pixel of the largest layer input.
+        bytes_per_pixel: bytes per pixel of the largest layer input.
         int8: whether layers compute in 8-bit integers.
     """
 
@@ -101,7 +101,7 @@ class StripNetwork(nn.Module):
         raise NotImplementedError
 
     @property
-    def bytes_a_pixel(self) -> int:
+    def bytes_per_pixel(self) -> int:
         raise NotImplementedError
 
     def prepare(self, frames: torch.Tensor) -> torch.Tensor:
@@ -386,7 +386,7 @@ class StripDBLRNet(StripNetwork):
         return len(self.head) + 2 * len(self.body) + len(self.tail)
 
     @property
-    def bytes_a_pixel(self) -> int:
+    def bytes_per_pixel(self) -> int:
         """Bytes per pixel of the largest layer input."""
         layers = (m for m in self.modules() if isinstance(m, (Conv, Int8Conv)))
         return max(layer.c_in * layer.takes.itemsize for layer in layers)
