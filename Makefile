@@ -49,7 +49,7 @@ test-ci: env
 
 # all tests; those that compare speeds run alone
 test-all: env
-	$(PYTEST) $(PARALLEL) -m "not speed" $(COVERAGE)
+	$(PYTEST) $(PARALLEL) -m "not speed" $(COVERAGE) --cov-config=tests/children.coveragerc
 	$(PYTEST) -m speed
 
 # read tens of thousands of damaged videos and checkpoints
