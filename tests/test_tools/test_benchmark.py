@@ -149,6 +149,22 @@ def test_growth(run, sample_root, tmp_path):
     assert (tmp_path / 'plot.png').read_bytes().startswith(b'\x89PNG')
 
 
+@pytest.mark.slow
+def test_training(run, sample_root):
+    figures = run(
+        'train', ROOT / 'configs' / 'dblrgan_sample.py', '--data-root', sample_root,
+        '--device', 'cpu', '--cfg-options', 'train_dataloader.batch_size=1',
+        'train_dataloader.num_workers=1', '--steps', 1, '--repeats', 1,
+    )  # fmt: skip
+    name = 'dblrgan_sample, float32'
+    assert figures['about'][name]['windows'] == 1
+    assert figures['about'][name]['parameters'] > 1e4
+    assert ratio(figures, 'dblrgan_sample, plain', name) > 0
+    assert 0 <= figures['waiting'][name] < 1
+    for by_operation in figures['profiles'].values():
+        assert any('conv' in operation for operation in by_operation)
+
+
 @pytest.mark.speed
 class TestSpeedIsKept:
     """Compare speeds with a plain implementation in one run; see docs/performance.md for figures.
