@@ -83,7 +83,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def plan(args: argparse.Namespace) -> tuple[list[tuple[Path, Path]], bool]:
     """Return pairs of input and output, and whether the outputs are inside ``args.output``."""
-    from dblrgan_mm.inference.restore_clip import is_media_name
+    from dblrgan_mm.video.decoding import is_media_name
     from dblrgan_mm.video.writing import CONTAINERS
 
     sources = [source for given in args.inputs for source in expand(given)]

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,10 +85,12 @@ class Folder:
             )  # fmt: skip
             return images
         missing = [frame for frame in clip.frames if frame not in named]
-        surplus = [path.name for path in images if path.stem not in clip.frames]
-        if missing or surplus or len(named) != len(images):
-            what = f'frame {missing[0]} is missing' if missing else f'remove {surplus or "doubles"}'
-            raise UserError(f'{folder}: {count}: {what}')
+        if missing:
+            raise UserError(f'{folder}: {count}: frame {missing[0]} is missing')
+        if len(images) > len(clip.frames):
+            wanted = [named[frame] for frame in clip.frames]
+            surplus = next(path.name for path in images if path not in wanted)
+            raise UserError(f'{folder}: {count}; {surplus} is not one of them')
         return [named[frame] for frame in clip.frames]
 
     def cost(self, data: Iterable[str]) -> dict[str, Any]:
@@ -123,8 +124,3 @@ class Folder:
         return dict(
             parameters=stated.get('parameters'), data={name: costs.get(name, {}) for name in data}
         )
-
-    def state(self) -> list[Any]:
-        """Return the names, sizes and times of the files, to detect changes."""
-        files = sorted(path for path in Path(self.folder).rglob('*') if path.is_file())
-        return [(str(path), os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in files]

@@ -55,7 +55,14 @@ class Comparison:
         self.data = data
         self.device = device
         self.clips: Named = {given.name: {c.name: c for c in given.load()} for given in data}
-        self._outside = {row.name: row for row in methods if isinstance(row, Folder)}
+        clips = [(given, clip) for given, named in self.clips.items() for clip in named.values()]
+        # restored by other programs: places by names of method, data set and clip
+        self._outside = {
+            (row.name, given, clip.name): row.places(given, clip, only=len(clips) == 1)
+            for row in methods
+            if isinstance(row, Folder)
+            for given, clip in clips
+        }
         source = self._source()
         # computed up front, so that a faulty config is reported before any method runs
         rows: list[Method | Folder | str] = [INPUT, *methods, SHARP]
@@ -176,9 +183,9 @@ class Comparison:
         The method is given itself or by its name.
         """
         found = self.clips[given][clip]
-        outside = self._outside.get(method if isinstance(method, str) else method.name)
-        if outside is not None:
-            return outside.places(given, found, sum(map(len, self.clips.values())) == 1)
+        name = method if isinstance(method, str) else method.name
+        if (name, given, clip) in self._outside:
+            return self._outside[name, given, clip]
         if method in (INPUT, SHARP):
             return list(found.blurry if method == INPUT else found.sharp or ())
         folder = self.folder(method)
@@ -211,8 +218,7 @@ class Comparison:
             for clip in named.values():
                 sources = {place.partition('#')[0] if clip_store.is_place(place) else place
                            for place in (*clip.blurry, *(clip.sharp or ()))}  # fmt: skip
-                found = [os.stat(source) for source in sorted(sources)]
-                states = [(state.st_size, state.st_mtime_ns) for state in found]
+                states = [_state(source) for source in sorted(sources)]
                 parts.append((clip.name, clip.frames, states))
         return parts
 
@@ -220,11 +226,9 @@ class Comparison:
         """Return a digest of what a result depends on: source, config, checkpoint and device."""
         parts = list(source)
         if isinstance(method, Folder):
-            method.cost(self.clips)
-            for given, named in self.clips.items():
-                for clip in named:
-                    self.places(method, given, clip)
-            parts.append(method.state())
+            parts.append(method.cost(self.clips))
+            for (name, *_), places in self._outside.items():
+                parts += map(_state, places) if name == method.name else ()
         if isinstance(method, Method):
             try:
                 config = Config.fromfile(method.config, import_custom_modules=False)
@@ -234,6 +238,12 @@ class Comparison:
             parts.append(method.checkpoint and files.sha256(Path(method.checkpoint)))
         text = json.dumps(parts, default=str, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _state(path: str) -> tuple[int, int]:
+    """Return the size and time of a file, to detect changes."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
 
 
 def _clear(folder: Path) -> None:

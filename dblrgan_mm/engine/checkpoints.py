@@ -18,9 +18,10 @@ from torch import nn
 
 from dblrgan_mm import files
 from dblrgan_mm.engine.hooks import DeferredLossesHook
-from dblrgan_mm.engine.processes import any_process, gather_buffers, unwrapped
+from dblrgan_mm.engine.processes import any_process, gather_buffers
 from dblrgan_mm.engine.schedules import store_settings, use_changed_settings
 from dblrgan_mm.errors import CheckpointMismatchError, UserError
+from dblrgan_mm.models.dblrgan import unwrap
 
 HISTORY = 1000  # number of values kept per logged quantity; the log's windows are shorter
 
@@ -257,7 +258,7 @@ class CheckpointMatchHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         require_match(
-            unwrapped(runner.model), checkpoint.get('state_dict', checkpoint), runner._resume
+            unwrap(runner.model), checkpoint.get('state_dict', checkpoint), runner._resume
         )
 
 
@@ -269,7 +270,7 @@ def require_match(model: nn.Module, stored: Mapping[str, Any], resuming: bool = 
     faults = []
     for name, part in model.named_children():
         # DDP wraps each part of a GAN separately; checkpoints are stored without the wrappers
-        part = unwrapped(part)
+        part = unwrap(part)
         here = part.state_dict(prefix=f'{name}.')
         there = {key: stored[key] for key in stored if key.startswith(f'{name}.')}
         if name != 'generator' and not there and not resuming:

@@ -1,11 +1,10 @@
 """Communication between the processes of a run."""
 
-from typing import cast
-
 import torch
 from mmengine.dist import all_gather, all_reduce, get_world_size
-from mmengine.model import is_model_wrapper
 from torch import nn
+
+from dblrgan_mm.models.dblrgan import unwrap
 
 
 def any_process(flag: bool) -> bool:
@@ -17,14 +16,9 @@ def any_process(flag: bool) -> bool:
     return bool(flags)
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside a wrapper such as DDP, or the model itself."""
-    return cast(nn.Module, model.module) if is_model_wrapper(model) else model
-
-
 def float_buffers(model: nn.Module, prefix: str = '') -> dict[str, torch.Tensor]:
     """Return a model's floating-point buffers, named as without wrappers."""
-    model = unwrapped(model)
+    model = unwrap(model)
     found = {
         prefix + name: buffer
         for name, buffer in model.named_buffers(recurse=False)

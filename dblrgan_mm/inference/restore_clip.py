@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import logging
-import mimetypes
 import queue
 import shutil
 import threading
@@ -21,7 +20,7 @@ from dblrgan_mm import files
 from dblrgan_mm.clips.frames import IMAGE_SUFFIXES
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference.deblurrer import Deblurrer
-from dblrgan_mm.video.decoding import is_video_name
+from dblrgan_mm.video.decoding import is_media_name
 from dblrgan_mm.video.reading import ClipFrame, ImageClip, VideoClip, open_clip
 from dblrgan_mm.video.writing import CONTAINERS, ImageParts, VideoParts, choose_encoding
 
@@ -178,12 +177,6 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
     folder = files.resolve_link(target).parent
     if not folder.is_dir():
         raise UserError(f'{target}: the folder {folder} does not exist; create it first')
-
-
-def is_media_name(path: Path) -> bool:
-    """Return whether a path is the name of a video, image or sound file rather than a folder."""
-    kind = (mimetypes.guess_type(path.name)[0] or '').split('/')[0]
-    return kind in ('video', 'image', 'audio') or is_video_name(path)
 
 
 def _warn(source: Path, clip: Any) -> None:

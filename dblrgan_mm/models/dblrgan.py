@@ -161,7 +161,7 @@ class DBLRGAN(BaseEditModel):
         """Return ``loss_pix`` and, if ``adversarial`` is set, ``loss_gan``."""
         losses = dict(loss_pix=self.pixel_loss(restored, self.centre_frame(sharp)))
         if adversarial:
-            judge = _unwrap(self.discriminator)
+            judge = unwrap(self.discriminator)
             with _evaluating(judge):  # use running statistics
                 if isinstance(judge, FrameSequenceDiscriminator):
                     # clips in parts avoid the backward pass through the sharp frames
@@ -216,7 +216,7 @@ class DBLRGAN(BaseEditModel):
             optim_g.update_params(loss)
             log_vars.update(logged)
             if self.generator_ema is not None and optim_g.should_update():
-                self.generator_ema.update_parameters(_unwrap(self.generator))
+                self.generator_ema.update_parameters(unwrap(self.generator))
 
         if adversarial:
             with optim_d.optim_context(self.discriminator):
@@ -260,5 +260,6 @@ def _frozen(module: nn.Module) -> Iterator[None]:
             weight.requires_grad_(True)
 
 
-def _unwrap(module: nn.Module) -> nn.Module:
+def unwrap(module: nn.Module) -> nn.Module:
+    """Return the model inside a wrapper such as DDP, or the model itself."""
     return cast(nn.Module, module.module) if is_model_wrapper(module) else module

@@ -1,5 +1,6 @@
 """Read video files with PyAV."""
 
+import mimetypes
 import os
 import re
 from collections.abc import Generator
@@ -50,6 +51,12 @@ LOST = {
 def is_video_name(path: Path) -> bool:
     """Return whether a file name has the suffix of a video."""
     return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def is_media_name(path: Path) -> bool:
+    """Return whether a path is the name of a video, image or sound file rather than a folder."""
+    kind = (mimetypes.guess_type(path.name)[0] or '').split('/')[0]
+    return kind in ('video', 'image', 'audio') or is_video_name(path)
 
 
 def open_container(path: Path) -> Any:
@@ -262,7 +269,7 @@ def _pixel_aspect(frame: Any) -> Fraction | None:
 def assume_matrix(frame: Any) -> None:
     """Set the colour matrix of a frame that does not state it to the one that players assume.
 
-    This is BT.709 for high definition, and BT.601 below. The sizes are those of mpv and VLC.
+    This is BT.709 for high definition, and BT.601 below. The sizes are those of mpv.
     FFmpeg's conversion to RGB would assume BT.601 for all sizes.
     """
     if frame.colorspace == UNKNOWN and not _is_rgb(frame.format):

@@ -39,7 +39,8 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """
     try:
         with Image.open(path) as image:
-            image.load()  # a PNG may store texts after its pixels
+            if image.format == 'PNG':  # it may have texts and EXIF after its pixels
+                image.load()
             exif = image.getexif() if 'exif' in image.info else None
             found = {name: image.info.get(name) for name in NAMES}
             found['text'] = {k: v for k, v in getattr(image, 'text', {}).items() if k != _XMP}

@@ -26,26 +26,27 @@ def expand(source: Path) -> list[Path]:
     inside = _visible(source)
     images = frame_paths(source)
     videos = [path for path in inside if path.is_file() and is_video_name(path)]
-    folders = [path for path in inside if path.is_dir() and frame_paths(path)]
     if images and videos:
         raise UserError(f'{source}: contains both images and videos; give only the ones to use')
-    if images:
-        folders, found, used = [], [source], images
-    else:
-        found = used = videos + folders
+    folders = {path: frame_paths(path) for path in inside if path.is_dir() and not images}
+    folders = {path: frames for path, frames in folders.items() if frames}
+    found = [source] if images else [*videos, *folders]
     if not found:
         raise UserError(f'{source}: no images or videos in this folder; give a folder with some')
-    unused = [path for path in inside if path not in used]
-    for folder in folders:
-        unused += [path for path in _visible(folder) if path not in frame_paths(folder)]
+    used = {source: images or found} | folders
+    unused = [
+        str(path.relative_to(source))
+        for folder, paths in used.items()
+        for path in sorted(set(_visible(folder)).difference(paths))
+    ]
     if unused:
-        names = [str(path.relative_to(source)) for path in unused]
-        more = f' and {len(names) - 10} more' if len(names) > 10 else ''
-        logger.warning('%s: left out: %s%s', source, ', '.join(names[:10]), more)
+        more = f' and {len(unused) - 10} more' if len(unused) > 10 else ''
+        logger.warning('%s: left out: %s%s', source, ', '.join(unused[:10]), more)
     return found
 
 
 def _visible(folder: Path) -> list[Path]:
+    """Return the contents of a folder except hidden files, in alphabetical order."""
     return sorted(path for path in folder.iterdir() if path.name[0] != '.')
 
 

@@ -63,7 +63,14 @@ class TestPlaces:
 
     def test_more_frames(self, folder, clip):
         shutil.copy(folder / f'{clip.frames[3]}.png', folder / 'extra.png')
-        with pytest.raises(UserError, match=r'11 frames, but clip .* has 10: remove .*extra.png'):
+        with pytest.raises(
+            UserError, match=r'11 frames, but clip .* has 10; extra.png is not one of them'
+        ):
+            places(folder, clip)
+
+    def test_two_files_of_one_frame(self, folder, clip):
+        cv2.imwrite(str(folder / f'{clip.frames[3]}.jpg'), np.zeros((144, 256, 3), np.uint8))
+        with pytest.raises(UserError, match=f'{clip.frames[3]}.(png|jpg) is not one of them'):
             places(folder, clip)
 
     def test_other_names_and_number(self, folder, clip):

@@ -1,5 +1,7 @@
 """DBLRNet in int8."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference.checkpoint import Generator, load_generator
 from dblrgan_mm.inference.deblurrer import released
 from dblrgan_mm.inference.networks import int8
+from dblrgan_mm.inference.networks import strip_network as strip_network_module
 from dblrgan_mm.inference.networks.int8 import Int8Conv, dead_leaves
 from dblrgan_mm.inference.networks.layers import Conv
 from dblrgan_mm.inference.networks.strip_network import StripDBLRNet
@@ -31,7 +34,7 @@ def arithmetic(request, monkeypatch) -> None:
         if not int8.has_int8():
             pytest.skip('needs a CPU with VNNI')
     else:
-        monkeypatch.setattr('dblrgan_mm.inference.networks.strip_network.has_int8', lambda: True)
+        monkeypatch.setattr(strip_network_module, 'has_int8', lambda: True)
         monkeypatch.setattr(Int8Conv, '_packed', lambda layer, integers: integers)
         monkeypatch.setattr(Int8Conv, '_convolve', convolve_exactly)
 
@@ -89,23 +92,25 @@ class TestNetwork:
     @torch.inference_mode()
     def test_strips_and_other_windows_make_no_difference(self, generator, real_clip):
         net = network(generator)
-        windows = torch.stack([real_clip['blurry'][i : i + 5] for i in range(2)])
+        blurry = real_clip['blurry'][..., :40, :64]
+        windows = torch.stack([blurry[i : i + 5] for i in range(2)])
         expected = net(windows)
         for tile in (1, 7, 48, 1000):
             torch.testing.assert_close(net(windows, tile), expected, rtol=0, atol=1 / 255)
         torch.testing.assert_close(net(windows[1:], 16), expected[1:], rtol=0, atol=1 / 255)
 
     @pytest.mark.parametrize('arguments', VARIANTS, ids=str)
-    @pytest.mark.parametrize('size', [(1, 1), (7, 5), (61, 40)])
     @torch.inference_mode()
-    def test_architectures_and_sizes(self, real_clip, arguments, size):
+    def test_architectures_and_sizes(self, monkeypatch, real_clip, arguments):
+        monkeypatch.setattr(strip_network_module, 'dead_leaves', partial(dead_leaves, size=64))
         net = trained(**arguments)
-        windows = windows_of(real_clip, net, *size)
-        expected = net(windows)
         rounded = strip_network(net, torch.int8)
-        for tile in (None, 3, 16):
-            error = rounded(windows, tile) - expected
-            assert error.square().mean().sqrt() < 0.1 * max(expected.std(), 0.2)
+        for size in ((1, 1), (7, 5), (61, 40)):
+            windows = windows_of(real_clip, net, *size)
+            expected = net(windows)
+            for tile in (None, 3, 16):
+                error = rounded(windows, tile) - expected
+                assert error.square().mean().sqrt() < 0.1 * max(expected.std(), 0.2), (size, tile)
 
     @torch.inference_mode()
     def test_ranges_hold_for_moving_pictures(self, generator):
@@ -127,7 +132,7 @@ class TestNetwork:
             leaves = torch.from_numpy(dead_leaves(5, motion, seed=7)).permute(0, 3, 1, 2)
             exact(leaves[None])
         assert len(over) == 16
-        assert max(over.values()) < 0.1, 'of the range'
+        assert max(over.values()) < 0.25, 'of the range'
 
     def test_inaccurate_network_is_refused(self, generator):
         # one channel is 10000 times as large as all others, and is not used

@@ -121,7 +121,8 @@ def dead_leaves(frames: int, motion: float = 0.0, seed: int = 0, size: int = 256
 
     Args:
         frames: number of frames.
-        motion: standard deviation of the velocity of a disc in x and in y, in pixels per frame.
+        motion: each disc has a random velocity in x and y, with a standard deviation between 0 and
+            this, in pixels per frame.
         seed: selects the discs.
         size: height and width.
     """
@@ -131,7 +132,7 @@ def dead_leaves(frames: int, motion: float = 0.0, seed: int = 0, size: int = 256
     radii = 1 / np.sqrt((1 - share) / 2**2 + share / (size / 4) ** 2)
     centres = rng.randint(0, size, (discs, 2))
     colours = np.clip(rng.randint(-64, 320, (discs, 1)) + rng.randint(-64, 65, (discs, 3)), 0, 255)
-    velocities = motion * rng.standard_normal((discs, 2))
+    velocities = motion * rng.random_sample((discs, 1)) * rng.standard_normal((discs, 2))
     images = np.zeros((frames, size, size, 3), np.uint8)
     for number, image in enumerate(images):
         places = np.rint(centres + (number - frames // 2) * velocities).astype(int)
