@@ -4,12 +4,16 @@ import contextlib
 import importlib.util
 import io
 import itertools
+import json
 import os
+import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
+from urllib.parse import unquote
 
 import cv2
 import numpy as np
@@ -18,6 +22,7 @@ import torch
 from hypothesis import settings
 from mmengine.config import config
 from mmengine.registry import init_default_scope
+from playwright.sync_api import Page, sync_playwright
 
 from dblrgan_mm import compat, launch
 from dblrgan_mm.clips import clip_store, layouts
@@ -184,6 +189,49 @@ def lay_out() -> Callable[..., list[list[Path]]]:
         return written
 
     return write
+
+
+@pytest.fixture(scope='session')
+def page_clips() -> Callable[[Path], list[dict[str, Any]]]:
+    """Return the clips of a page; checks that their images exist and have the same size."""
+
+    def read(page: Path) -> list[dict[str, Any]]:
+        text = page.read_text(encoding='utf-8')
+        clips = json.loads(re.search(r'id="clips">(.*?)</script>', text)[1])
+        for clip in clips:
+            for addresses in clip['images'].values():
+                images = [cv2.imread(str(page.parent / unquote(place))) for place in addresses]
+                assert len(images) == len(clip['frames'])
+                assert len({image.shape for image in images}) == 1
+        return clips
+
+    return read
+
+
+@pytest.fixture(scope='session')
+def chromium() -> Iterator[Any]:
+    """A headless browser; it must be installed where CI runs."""
+    path = shutil.which('chromium') or shutil.which('google-chrome')
+    if path is None and 'CI' not in os.environ:
+        pytest.skip('needs Chromium')
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=['--no-sandbox'])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def new_page(chromium) -> Iterator[Callable[..., Page]]:
+    """Open a window with the given options of Playwright; it is closed after the test."""
+    contexts = []
+
+    def open_page(**options: Any) -> Page:
+        contexts.append(chromium.new_context(**options))
+        return contexts[-1].new_page()
+
+    yield open_page
+    for context in contexts:
+        context.close()
 
 
 @pytest.fixture(scope='session')

@@ -6,8 +6,8 @@
         --method MAXIM=frames/maxim
 
 prints a table whose first row is the blurry input, and writes it as Markdown, CSV and JSON, with a
-plot, restored frames and picture grids. A method that has already finished with the same config,
-checkpoint and data does not run again.
+plot, restored frames, picture grids, and a page for a browser: OUT/index.html. A method that has
+already finished with the same config, checkpoint and data does not run again.
 """
 
 import argparse
@@ -107,6 +107,7 @@ def compare(args: argparse.Namespace, data: list, methods: list) -> None:
     from dblrgan_mm.comparison import report
     from dblrgan_mm.comparison.running import Comparison
     from dblrgan_mm.inference.devices import find_device
+    from dblrgan_mm.viewer import write_page
 
     device = str(find_device(args.device))
     comparison = Comparison(args.out, data, methods, device, args.workers)
@@ -126,7 +127,8 @@ def compare(args: argparse.Namespace, data: list, methods: list) -> None:
             results[name] = result
 
     names = [given.name for given in data]
-    table = report.markdown(results, names)
+    tables = report.tables(results, names)
+    table = report.markdown(tables)
     (args.out / 'table.md').write_text(table, encoding='utf-8')
     report.write_csv(results, args.out / 'scores.csv')
     summary = json.dumps(report.summary(results, names), indent=1)
@@ -134,7 +136,10 @@ def compare(args: argparse.Namespace, data: list, methods: list) -> None:
     report.plot(results, names, args.out / 'quality_cost.png')
     failed = [name for name, result in results.items() if 'failed' in result]
     comparison.draw_grids([name for name in results if name not in failed], _GRIDS)
+    page = args.out / 'index.html'
+    notes = [f'{name} failed: {results[name]["failed"]}' for name in failed]
+    write_page(page, f'Comparison on {", ".join(names)}', comparison.viewed(results), tables, notes)
     print(table)
-    print(f'Tables, plot and pictures: {args.out}')
+    print(f'Tables, plot and pictures: {args.out}. Page for a browser: {page}')
     if failed:
         raise UserError(f'failed: {", ".join(failed)}; see the table for the reason')

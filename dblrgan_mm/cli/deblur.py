@@ -72,6 +72,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--fps', type=rate, default=Fraction(25), metavar='RATE',
         help='frames per second of a video made from images, e.g. 30 or 30000/1001 (default: '
         '25)')  # fmt: skip
+    add('--preview', type=launch.positive, metavar='N',
+        help='restore only N frames, spread over each input; write a page that compares them, '
+        'OUTPUT.preview/index.html; and print how long all frames take')  # fmt: skip
     add('--overwrite', action='store_true',
         help='replace existing outputs, and start unfinished ones from scratch')  # fmt: skip
     add('--resume', action='store_true', help='resume an interrupted run')
@@ -199,6 +202,30 @@ def restore_one(
         )
 
 
+def write_preview(jobs: list[tuple[Path, Path]], args: argparse.Namespace) -> None:
+    """Restore a few frames of each input, write a page that shows them, and print the times."""
+    from tqdm import tqdm
+
+    from dblrgan_mm.inference.preview import preview
+    from dblrgan_mm.inference.restore_clip import Options
+    from dblrgan_mm.viewer import write_page
+
+    folder = args.output.with_name(f'{args.output.name}.preview')
+    page = folder / 'index.html'
+    if folder.exists() and not page.is_file():
+        raise UserError(f'{folder}: is not a preview of this command; rename or remove it')
+    deblurrer = load(args, local_rank=0, processes=1)
+    options = Options(args.start, args.end, fps=args.fps)
+    with tqdm(total=args.preview * len(jobs), unit='frame', disable=None) as bar:
+        found = [
+            preview(source, folder / str(i), deblurrer, args.preview, options, bar.update)
+            for i, (source, _) in enumerate(jobs)
+        ]
+    notes = [str(item) for item in found]
+    write_page(page, 'Preview', [item.clip for item in found], notes=notes)
+    print(*notes, f'Page for a browser: {page}', sep='\n')
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')  # its warnings would precede our messages
@@ -208,6 +235,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     rank, processes, local_rank = place_among_processes()
     jobs, several = plan(args)
+    if args.preview:
+        write_preview(jobs, args)
+        return
     if several:
         try:
             args.output.mkdir(exist_ok=True)

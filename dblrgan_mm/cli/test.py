@@ -1,8 +1,12 @@
 """Score a checkpoint: ``dblrgan-mm test dblrgan_gopro CHECKPOINT``."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dblrgan_mm import launch
+
+if TYPE_CHECKING:
+    from dblrgan_mm.viewer import Table
 
 
 def main() -> None:
@@ -28,25 +32,32 @@ def main() -> None:
         cfg.test_cfg.fp16 = True
     cfg.load_from = launch.find_checkpoint(args.checkpoint)
 
+    from dblrgan_mm.engine.test_frames import TestFramesHook
+    from dblrgan_mm.viewer import write_page
+
     runner = launch.build_runner(cfg)
-    keeper = KeepScores()
+    keeper, frames = KeepScores(), TestFramesHook()
     runner.register_hook(keeper)
+    runner.register_hook(frames)
     runner.test()
     if is_main_process():
-        print_scores(keeper.scores)
-        print(f'Pictures: {Path(runner.log_dir) / "vis_data" / "vis_image"}')
+        table = score_table(keeper.scores)
+        print_table(table)
         if args.out:
             mmengine.dump(keeper.scores, str(args.out))
+        folder = Path(runner.log_dir)
+        print(f'Pictures: {folder / "vis_data" / "vis_image"}')
+        if frames.clips:
+            title = f'Test of {args.checkpoint}'
+            write_page(folder / 'index.html', title, frames.clips, [table])
+            print(f'Page for a browser: {folder / "index.html"}')
 
 
-def print_scores(scores: dict[str, float]) -> None:
-    """Print a table of the scores of the blurry input and the restored frames."""
-    from rich.console import Console
-    from rich.table import Table
+def score_table(scores: dict[str, float]) -> 'Table':
+    """Return a table of the scores of the blurry input and the restored frames."""
+    from dblrgan_mm.viewer import Table
 
-    table = Table(title='mean over the test frames')
-    for column in ('', 'blurry', 'restored', 'gain'):
-        table.add_column(column, justify='left' if not column else 'right')
+    rows = []
     for name, restored in scores.items():
         if name.startswith('input/'):
             continue
@@ -57,5 +68,18 @@ def print_scores(scores: dict[str, float]) -> None:
             cells = [f'{blurry:.{digits}f}', *cells, f'{restored - blurry:+.{digits}f}']
         else:
             cells = ['', *cells, '']
-        table.add_row(name, *cells)
-    Console().print(table)
+        rows.append([name, *cells])
+    return Table('Mean over the test frames', ['', 'blurry', 'restored', 'gain'], rows)
+
+
+def print_table(table: 'Table') -> None:
+    """Print a table, numbers flush right."""
+    from rich.console import Console
+    from rich.table import Table as Printed
+
+    printed = Printed(title=table.title)
+    for head in table.heads:
+        printed.add_column(head, justify='left' if not head else 'right')
+    for row in table.rows:
+        printed.add_row(*row)
+    Console().print(printed)

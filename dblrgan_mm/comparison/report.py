@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from dblrgan_mm.viewer import Table
+
 INPUT, SHARP = 'input', 'sharp'  # rows without a restorer
 
 _LABELS = {
@@ -48,8 +50,8 @@ def summary(results: dict[str, dict], data: Sequence[str]) -> dict[str, dict]:
     return found
 
 
-def markdown(results: dict[str, dict], data: Sequence[str]) -> str:
-    """Return the tables of a comparison as Markdown.
+def tables(results: dict[str, dict], data: Sequence[str]) -> list[Table]:
+    """Return two tables per data set: means and costs of each method, and its PSNR per clip.
 
     Args:
         results: for each method, in order, either ``rows`` (scores per frame, with 'data', 'clip'
@@ -57,55 +59,57 @@ def markdown(results: dict[str, dict], data: Sequence[str]) -> str:
             reason. Must contain the rows of the input.
         data: names of the data sets.
     """
-    parts = []
-    for name in data:
-        rows = {
-            method: [row for row in result['rows'] if row['data'] == name]
-            for method, result in results.items()
-            if 'failed' not in result
-        }
-        means = {method: mean_scores(given) for method, given in rows.items()}
-        scores = [score for score in _LABELS if any(score in mean for mean in means.values())]
-        some = rows[INPUT]
-        costs = [result['cost']['data'][name] for result in results.values() if result.get('cost')]
-        sizes = {'x'.join(map(str, cost['size'])) for cost in costs if 'size' in cost}
-        clips = sorted({row['clip'] for row in some})
-        parts.append(
-            f'{name}: {len(some)} frames of {len(clips)} clips'
-            + (f', {", ".join(sizes)}' if sizes else '')
-        )
-        heads = ['', *(_LABELS[score][0] for score in scores), *(c[0] for c in COSTS.values())]
-        lines = [heads, ['---', *['---:'] * (len(heads) - 1)]]
-        for method, result in results.items():
-            if 'failed' in result:
-                lines.append([method, _failure(result), *[''] * (len(heads) - 2)])
-                continue
-            cells = [_number(means[method].get(score), _LABELS[score][1]) for score in scores]
-            cost = result['cost'] or dict(parameters=None, data={name: {}})
-            given = cost['data'][name] | dict(parameters=cost['parameters'])
-            cells += [
-                _number(None if given.get(key) is None else given[key] * factor, digits)
-                for key, (_, factor, digits) in COSTS.items()
-            ]
-            lines.append([method, *cells])
-        parts.append(_table(lines))
-        lines = [['PSNR, dB', *clips], ['---', *['---:'] * len(clips)]]
-        for method, given in rows.items():
-            by_clip = [mean_scores(r for r in given if r['clip'] == clip) for clip in clips]
-            lines.append([method, *(_number(mean.get('psnr'), 2) for mean in by_clip)])
-        parts.append(_table(lines))
-    return '\n\n'.join(parts) + '\n'
+    return [table for name in data for table in _tables_of(results, name)]
 
 
-def _failure(result: dict) -> str:
-    return 'failed: ' + result['failed'].replace('|', r'\|')
+def _tables_of(results: dict[str, dict], name: str) -> tuple[Table, Table]:
+    rows = {
+        method: [row for row in result['rows'] if row['data'] == name]
+        for method, result in results.items()
+        if 'failed' not in result
+    }
+    means = {method: mean_scores(given) for method, given in rows.items()}
+    scores = [score for score in _LABELS if any(score in mean for mean in means.values())]
+    costs = [result['cost']['data'][name] for result in results.values() if result.get('cost')]
+    sizes = {'x'.join(map(str, cost['size'])) for cost in costs if 'size' in cost}
+    clips = sorted({row['clip'] for row in rows[INPUT]})
+    title = f'{name}: {len(rows[INPUT])} frames of {len(clips)} clips'
+    title += f', {", ".join(sizes)}' if sizes else ''
+    lines = []
+    for method, result in results.items():
+        if 'failed' in result:
+            lines.append([method, f'failed: {result["failed"]}'])
+            continue
+        cells = [_number(means[method].get(score), _LABELS[score][1]) for score in scores]
+        cost = result['cost'] or dict(parameters=None, data={name: {}})
+        given = cost['data'][name] | dict(parameters=cost['parameters'])
+        cells += [
+            _number(None if given.get(key) is None else given[key] * factor, digits)
+            for key, (_, factor, digits) in COSTS.items()
+        ]
+        lines.append([method, *cells])
+    by_clip = []
+    for method, scored in rows.items():
+        psnr = [mean_scores(r for r in scored if r['clip'] == clip).get('psnr') for clip in clips]
+        by_clip.append([method, *(_number(value, 2) for value in psnr)])
+    heads = ['', *(_LABELS[score][0] for score in scores), *(cost[0] for cost in COSTS.values())]
+    return Table(title, heads, lines), Table(f'{name}: PSNR per clip, dB', ['', *clips], by_clip)
 
 
 def _number(value: float | None, digits: int) -> str:
     return '' if value is None else f'{value:.{digits}f}'
 
 
-def _table(lines: Iterable[Sequence[str]]) -> str:
+def markdown(tables: Iterable[Table]) -> str:
+    """Return tables as Markdown."""
+    return '\n\n'.join(f'{table.title}\n\n{_markdown_table(table)}' for table in tables) + '\n'
+
+
+def _markdown_table(table: Table) -> str:
+    lines = [table.heads, ['---', *['---:'] * (len(table.heads) - 1)]]
+    for row in table.rows:
+        cells = [cell.replace('|', r'\|') for cell in row]
+        lines.append([*cells, *[''] * (len(table.heads) - len(row))])
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
+import numpy as np
 import torch
 
 from dblrgan_mm.clips import clip_store
@@ -175,7 +176,11 @@ def count_macs(model: 'BaseModel', batch: dict) -> int:
 
 def write_frame(path: Path, frame: torch.Tensor) -> None:
     """Round a frame (3, h, w), BGR in [0, 255], and write it as a PNG file."""
-    image = frame.clamp(0, 255).round().byte().permute(1, 2, 0).contiguous().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_image(path, frame.clamp(0, 255).round().byte().permute(1, 2, 0).contiguous().numpy())
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write an image (h, w, 3), BGR, uint8, as a PNG file."""
     if not cv2.imwrite(str(path), image, [cv2.IMWRITE_PNG_COMPRESSION, 1]):
         raise UserError(f'{path} could not be written')

@@ -23,9 +23,11 @@ from dblrgan_mm.clips.clip import Clip
 from dblrgan_mm.comparison import lpips_weights
 from dblrgan_mm.comparison.outside import Folder
 from dblrgan_mm.comparison.report import INPUT, SHARP, largest_difference
-from dblrgan_mm.comparison.restoring import Clips, Method, frame_file, restore
+from dblrgan_mm.comparison.restoring import Clips, Method, frame_file, restore, write_image
 from dblrgan_mm.errors import UserError
+from dblrgan_mm.viewer import ViewedClip
 
+_VERSION = 2  # of the files in an output folder; results of another version are computed again
 Named = dict[str, dict[str, Clip]]  # clips by data set name and clip name
 
 
@@ -33,7 +35,8 @@ class Comparison:
     """Restores and scores with one method after another; reuses results of finished methods.
 
     Args:
-        out: output folder; ``methods/<name>`` in it holds restored frames and ``result.json``.
+        out: output folder; ``methods/<name>`` in it holds the frames and ``result.json`` of a
+            method, also of the input and the sharp frames, so that the folder is complete.
         data: the data sets to restore.
         methods: the restorers, and folders that other programs restored.
         device: where the models run.
@@ -107,8 +110,9 @@ class Comparison:
         scoring: list[Future] = []
 
         def score(given: str, clip: str) -> None:
-            places = self.places(method, given, clip)
-            scoring.append(self.pool.submit(score_one, given, self.clips[given][clip], places))
+            found, frames = self.clips[given][clip], self.frame_files(method, given, clip)
+            sources = self._sources(method, given, clip)
+            scoring.append(self.pool.submit(score_one, given, found, frames, sources))
 
         cost: dict | None = None
         if isinstance(method, Method):
@@ -177,19 +181,37 @@ class Comparison:
         """Return the folder of a method, given itself or its name."""
         return self.out / 'methods' / (method if isinstance(method, str) else method.name)
 
-    def places(self, method: Method | Folder | str, given: str, clip: str) -> list[str]:
-        """Return the places of a clip's frames: restored ones, or its own for INPUT and SHARP.
+    def frame_files(self, method: Method | Folder | str, given: str, clip: str) -> list[Path]:
+        """Return the files of a method's frames of a clip; the method is given or its name."""
+        frames = self.clips[given][clip].frames
+        return [frame_file(self.folder(method), given, clip, frame) for frame in frames]
 
-        The method is given itself or by its name.
-        """
+    def _sources(self, method: Method | Folder | str, given: str, clip: str) -> list[str] | None:
+        """Return the places that frames are copied from; None for those restored here."""
         found = self.clips[given][clip]
-        name = method if isinstance(method, str) else method.name
-        if (name, given, clip) in self._outside:
-            return self._outside[name, given, clip]
+        if isinstance(method, Folder):
+            return self._outside[method.name, given, clip]
         if method in (INPUT, SHARP):
             return list(found.blurry if method == INPUT else found.sharp or ())
-        folder = self.folder(method)
-        return [str(frame_file(folder, given, clip, frame)) for frame in found.frames]
+        return None
+
+    def viewed(self, results: dict[str, dict]) -> list[ViewedClip]:
+        """Return the clips for a page, with the frames and scores of the methods that finished."""
+        psnr: dict[tuple[str, str, str], list[float]] = {}
+        for method, result in results.items():
+            for row in result.get('rows', ()):
+                psnr.setdefault((row['data'], row['clip'], method), []).append(row['psnr'])
+        methods = [method for method, result in results.items() if 'failed' not in result]
+        return [
+            ViewedClip(
+                f'{given}: {clip.name}' if len(self.clips) > 1 else clip.name,
+                clip.frames,
+                {method: self.frame_files(method, given, clip.name) for method in methods},
+                {method: psnr[given, clip.name, method] for method in methods},
+            )
+            for given, named in self.clips.items()
+            for clip in named.values()
+        ]
 
     def draw_grids(self, rows: list[str], count: int) -> None:
         """Draw grids of some clips into ``grids/``.
@@ -202,9 +224,8 @@ class Comparison:
         for given, named in self.clips.items():
             for clip in _spread(list(named.values()), count):
                 middle = len(clip.frames) // 2
-                frames = [
-                    clip_store.read_any(self.places(row, given, clip.name)[middle]) for row in rows
-                ]
+                paths = [self.frame_files(row, given, clip.name)[middle] for row in rows]
+                frames = [clip_store.read_any(str(path)) for path in paths]
                 change = largest_difference(frames[1:-1] if len(frames) > 3 else frames[:-1])
                 picture = compare_frames(frames, rows, zoom=4, change=change)
                 path = self.out / 'grids' / f'{given}_{clip.name.replace("/", "_")}.png'
@@ -213,7 +234,8 @@ class Comparison:
 
     def _source(self) -> list[Any]:
         """Return what every result depends on: the frames, by size and time of their files."""
-        parts: list[Any] = [[vars(given) for given in self.data], lpips_weights().is_file()]
+        parts: list[Any] = [_VERSION, [vars(given) for given in self.data]]
+        parts.append(lpips_weights().is_file())
         for named in self.clips.values():
             for clip in named.values():
                 sources = {place.partition('#')[0] if clip_store.is_place(place) else place
@@ -294,16 +316,29 @@ def _restore(method: Method, data: list[Clips], folder: Path, device: str, messa
         tell('failed', _first_line(error))
 
 
-def score_one(given: str, clip: Clip, places: list[str]) -> list[dict[str, Any]]:
-    """Return the scores of a clip whose restored frames are stored at ``places``."""
+def score_one(
+    given: str, clip: Clip, frames: list[Path], sources: list[str] | None
+) -> list[dict[str, Any]]:
+    """Return the scores of a clip's restored frames, which are copied from ``sources`` if given."""
     from dblrgan_mm.comparison.scores import score_clip
 
+    for source, frame in zip(sources or (), frames, strict=bool(sources)):
+        _copy_frame(source, frame)
     sharp = map(clip_store.read_any, clip.sharp or ())
-    scores = score_clip(map(clip_store.read_any, places), sharp)
+    scores = score_clip((clip_store.read_any(str(frame)) for frame in frames), sharp)
     return [
         dict(data=given, clip=clip.name, frame=frame, **found)
         for frame, found in zip(clip.frames, scores, strict=True)
     ]
+
+
+def _copy_frame(source: str, target: Path) -> None:
+    """Copy a frame to a PNG file; its pixels do not change."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.endswith('.png') and not clip_store.is_place(source):
+        shutil.copyfile(source, target)
+    else:
+        write_image(target, cv2.cvtColor(clip_store.read_any(source), cv2.COLOR_RGB2BGR))
 
 
 def _spread(clips: list[Clip], count: int) -> list[Clip]:

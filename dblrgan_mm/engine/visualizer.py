@@ -42,20 +42,32 @@ class DeblurVisualizer(Visualizer):
         """Draw one sample to every backend.
 
         Args:
-            data_sample: ``DataSample`` of a model in 'predict' mode, with ``input``,
-                ``output.pred_img`` and optionally ``gt_img``. Each is (c, h, w) or (t, c, h, w),
-                BGR in [0, 255]; of several frames, the centre frame is drawn.
+            data_sample: see :func:`centre_frames`.
             step: iteration, used in the file name.
         """
-        frames = dict(blurry=data_sample.input, restored=data_sample.output.pred_img)
-        if 'gt_img' in data_sample:
-            frames['sharp'] = data_sample.gt_img
-        centres = [_to_rgb(f[len(f) // 2] if f.ndim == 4 else f) for f in frames.values()]
-        picture = compare_frames(centres, list(frames), self.zoom)
+        frames = centre_frames(data_sample)
+        picture = compare_frames(list(frames.values()), list(frames), self.zoom)
         clip, frame = data_sample.metainfo['key'].rsplit('/', 1)
         with log_write_errors('A picture'):
             for backend in self._vis_backends.values():
                 backend.add_image(f'{clip.replace("/", "_")}_{frame}', picture, step)
+
+
+def centre_frames(data_sample) -> dict[str, np.ndarray]:
+    """Return the 'blurry', 'restored' and, if there is one, 'sharp' frame of a sample.
+
+    Args:
+        data_sample: ``DataSample`` of a model in 'predict' mode, with ``input``,
+            ``output.pred_img`` and optionally ``gt_img``. Each is (c, h, w) or (t, c, h, w), BGR
+            in [0, 255]; of several frames, the centre frame is returned.
+
+    Returns:
+        Frames (h, w, 3), RGB, uint8.
+    """
+    frames = dict(blurry=data_sample.input, restored=data_sample.output.pred_img)
+    if 'gt_img' in data_sample:
+        frames['sharp'] = data_sample.gt_img
+    return {name: _to_rgb(f[len(f) // 2] if f.ndim == 4 else f) for name, f in frames.items()}
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -201,6 +201,22 @@ class Deblurrer:
                 batch = []
         if batch:
             yield from self._restore(batch, like, rows)[0]
+
+    def centre(self, window: Sequence[Frame]) -> Frame:
+        """Restore the centre frame of a window.
+
+        Args:
+            window: ``network.num_frames`` frames, as for :meth:`__call__`.
+
+        Raises:
+            ValueError: as for :meth:`__call__`, or another number of frames.
+        """
+        if len(window) != self.network.num_frames:
+            raise ValueError(
+                f'the network takes windows of {self.network.num_frames} frames, got {len(window)}'
+            )
+        on_device = [self._to_device(frame) for frame in self._checked(window)]
+        return self._restore([torch.stack(on_device)], window[0], self.tile)[0][0]
 
     @staticmethod
     def _checked(frames: Iterable[Frame]) -> Iterator[Frame]:

@@ -1,5 +1,6 @@
 """Read video files with PyAV."""
 
+import contextlib
 import mimetypes
 import os
 import re
@@ -218,6 +219,28 @@ class Video:
         # The number of frames is not enough: the stated one includes frames that an edit list hides
         if self.read < 0.9 * self.frames and seconds < 0.9 * self.duration:
             self.faults.append(f'{self.path}: ends after {self.read} of {self.frames} frames')
+
+    def from_frame(self, number: int) -> Generator[Any, None, None]:
+        """Yield PyAV frames from about a frame number on, without reading all frames before it.
+
+        The number is converted to a time with the average frame rate. Faults are not collected.
+        """
+        import av
+
+        with open_container(self.path) as container:
+            stream = video_stream(container, self.path)
+            stream.thread_type = 'AUTO'
+            start = (stream.start_time or 0) * stream.time_base
+            begin = start + number / self.rate
+            if number:
+                # if this is not possible, the frames before are read, and skipped below
+                with contextlib.suppress(av.FFmpegError):
+                    container.seek(int(begin / stream.time_base), stream=stream)
+            for i, frame in enumerate(container.decode(stream)):
+                early = i < number if frame.time is None else frame.time < begin - 0.5 / self.rate
+                if not early:
+                    assume_matrix(frame)
+                    yield frame
 
 
 def _duration(container: Any, stream: Any) -> float:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 from collections.abc import Generator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -71,6 +72,28 @@ class VideoClip:
     def last_duration(self) -> int | None:
         """Duration of the last frame, in units of the time base; known when all are read."""
         return self._video.last_duration
+
+    def count(self) -> int:
+        """Return the number of frames; decodes the whole video if the file does not state it."""
+        return self.frames or sum(1 for _ in self._video)
+
+    def around(self, number: int, reach: int) -> tuple[int, list[ClipFrame]]:
+        """Return up to ``reach`` frames before and after a frame, and the place of that frame.
+
+        The number is exact for a constant frame rate.
+
+        Raises:
+            UserError: there is no such frame.
+        """
+        first = max(0, number - reach)
+        with contextlib.closing(self._video.from_frame(first)) as frames:
+            found = [
+                ClipFrame(self._array(frame), frame.pts or 0)
+                for frame in itertools.islice(frames, number - first + 1 + reach)
+            ]
+        if not found:
+            raise UserError(f'{self.path}: no frame can be decoded at frame {number}')
+        return min(number - first, len(found) - 1), found
 
     def __iter__(self) -> Generator[ClipFrame, None, None]:
         """Yield the frames that can be read, in order, with increasing time stamps.
@@ -146,6 +169,18 @@ class ImageClip:
                 f'{NAMES.get(name, name)} of the images' for name in read_metadata(self._paths[0])
             ),
         )
+
+    def count(self) -> int:
+        """Return the number of frames."""
+        return self.frames
+
+    def around(self, number: int, reach: int) -> tuple[int, list[ClipFrame]]:
+        """Return up to ``reach`` frames before and after a frame, and the place of that frame."""
+        first = max(0, number - reach)
+        paths = self._paths[first : number + reach + 1]
+        return number - first, [
+            ClipFrame(self._read(path), i, path) for i, path in enumerate(paths, first)
+        ]
 
     def identity(self) -> str:
         """Return a digest of the names, sizes and times of the images, to detect changes."""

@@ -46,12 +46,12 @@ def table(text: str) -> dict[str, list[str]]:
     """Return the rows of the first table by their first cell."""
     rows = re.findall(r'^\| (.*) \|$', text, re.MULTILINE)
     cells = [[cell.strip() for cell in row.split('|')] for row in rows]
-    end = next((i for i, row in enumerate(cells) if i and row[0] == 'PSNR, dB'), len(cells))
+    end = next((i for i, row in enumerate(cells) if i and not row[0]), len(cells))
     return {row[0]: row[1:] for row in cells[:end]}
 
 
 @pytest.mark.slow
-def test_from_end_to_end(call_tool, sample_root, config, checkpoint, tmp_path, repo):
+def test_from_end_to_end(call_tool, sample_root, config, checkpoint, tmp_path, repo, page_clips):
     out, outside = tmp_path / 'out', tmp_path / 'frames'
     for clip in (sample_root / 'test').iterdir():
         shutil.copytree(clip / 'blur', outside / clip.name)
@@ -103,6 +103,17 @@ def test_from_end_to_end(call_tool, sample_root, config, checkpoint, tmp_path, r
     ]
     assert cv2.imread(str(grids[0])).shape[1] == 4 * 256, 'input, identity, outside, sharp'
     assert cv2.imread(str(out / 'quality_cost.png')) is not None
+    page = shutil.move(out, tmp_path / 'moved') / 'index.html'
+    clips = page_clips(page)
+    assert [clip['name'] for clip in clips] == ['sam2_blocks_carry', 'sam2_blocks_two_hands']
+    assert list(clips[1]['images']) == ['input', 'identity', 'outside', 'sharp']
+    shown = cv2.imread(str(page.parent / clips[1]['images']['sharp'][4]))
+    sharp = sample_root / 'test' / clips[1]['name'] / 'sharp' / f'{clips[1]["frames"][4]}.png'
+    assert np.array_equal(shown, cv2.imread(str(sharp)))
+    assert clips[1]['psnr']['input'][4] == pytest.approx(float(frames[14]['psnr']), abs=1e-3)
+    assert clips[1]['psnr']['sharp'] == [None] * 10, 'infinite'
+    assert 'other failed: ' in page.read_text()
+    shutil.move(tmp_path / 'moved', out)
 
     stored = out / 'methods' / 'identity' / 'result.json'
     before = stored.stat().st_mtime_ns

@@ -17,7 +17,7 @@ from mmengine.runner.checkpoint import _load_checkpoint
 from skimage.metrics import peak_signal_noise_ratio
 
 from dblrgan_mm import launch
-from dblrgan_mm.cli.test import print_scores
+from dblrgan_mm.cli.test import print_table, score_table
 from dblrgan_mm.datasets import VideoClipDataset
 from dblrgan_mm.engine.hooks import read_scalars
 from dblrgan_mm.nn import DBLRNet
@@ -153,7 +153,7 @@ class TestTrainArguments:
 class TestScores:
     def test_table(self, capsys):
         scores = {'PSNR': 30.126, 'SSIM': 0.91, 'NIQE': 4.5, 'input/PSNR': 28, 'input/SSIM': 0.92}
-        print_scores(scores)
+        print_table(score_table(scores))
         rows = {}
         for line in capsys.readouterr().out.splitlines():
             cells = line.replace('┃', '│').split('│')[1:-1]
@@ -297,6 +297,18 @@ class TestEndToEnd:
         ]
         for path in pictures:
             assert cv2.imread(str(path)).shape == (22 + 2 * 144, 3 * 256, 3)
+
+    def test_page(self, tested, page_clips):
+        (line,) = (line for line in tested.out.splitlines() if line.startswith('Page for'))
+        clips = page_clips(Path(line.partition(': ')[2]))
+        assert [clip['name'] for clip in clips] == ['sam2_blocks_carry', 'sam2_blocks_two_hands']
+        assert [len(clip['frames']) for clip in clips] == [10, 10]
+        assert list(clips[0]['images']) == ['blurry', 'restored', 'sharp']
+        blurry, restored = (
+            np.mean([clip['psnr'][method] for clip in clips]) for method in ('blurry', 'restored')
+        )
+        assert blurry == pytest.approx(tested.scores['input/PSNR'], abs=1e-3)
+        assert restored == pytest.approx(tested.scores['PSNR'], abs=0.05), 'after rounding'
 
     def test_checkpoint_of_another_width(self, trained):
         done = call(
