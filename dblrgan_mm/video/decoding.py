@@ -1,6 +1,7 @@
 """Read video files with PyAV."""
 
 import contextlib
+import itertools
 import mimetypes
 import os
 import re
@@ -221,26 +222,40 @@ class Video:
             self.faults.append(f'{self.path}: ends after {self.read} of {self.frames} frames')
 
     def from_frame(self, number: int) -> Generator[Any, None, None]:
-        """Yield PyAV frames from about a frame number on, without reading all frames before it.
+        """Yield PyAV frames from a frame number on, without reading all frames before it.
 
-        The number is converted to a time with the average frame rate. Faults are not collected.
+        The number is converted to a time with the average frame rate. If the container cannot seek
+        to that time, the frames before are read and skipped. Faults are not collected.
         """
+        import av
+
+        first = next((frame.time for frame in self._decoded()), None)
+        if number and first is not None:
+            begin = first + float((number - 0.5) / self.rate)
+            for margin in (0, 10):  # seconds; some containers find only a place after a key frame
+                frames = self._decoded(max(first, begin - margin))
+                head = next(frames, None)
+                if head and head.time is not None and head.time < begin + 1 / self.rate:
+                    yield from (f for f in itertools.chain([head], frames) if f.time >= begin)
+                    return
+        yield from itertools.islice(self._decoded(), number, None)
+
+    def _decoded(self, seconds: float | None = None) -> Generator[Any, None, None]:
+        """Yield all frames, or those from a key frame at about a time; skip damaged parts."""
         import av
 
         with open_container(self.path) as container:
             stream = video_stream(container, self.path)
             stream.thread_type = 'AUTO'
-            start = (stream.start_time or 0) * stream.time_base
-            begin = start + number / self.rate
-            if number:
-                # if this is not possible, the frames before are read, and skipped below
-                with contextlib.suppress(av.FFmpegError):
-                    container.seek(int(begin / stream.time_base), stream=stream)
-            for i, frame in enumerate(container.decode(stream)):
-                early = i < number if frame.time is None else frame.time < begin - 0.5 / self.rate
-                if not early:
-                    assume_matrix(frame)
-                    yield frame
+            if seconds is not None:
+                with contextlib.suppress(av.FFmpegError):  # the container cannot seek
+                    container.seek(int(seconds / stream.time_base), stream=stream)
+            with contextlib.suppress(av.FFmpegError):  # the rest of the file cannot be read
+                for packet in container.demux(stream):
+                    with contextlib.suppress(av.FFmpegError):  # a damaged packet
+                        for frame in stream.decode(packet):
+                            assume_matrix(frame)
+                            yield frame
 
 
 def _duration(container: Any, stream: Any) -> float:

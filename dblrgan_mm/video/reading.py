@@ -80,16 +80,18 @@ class VideoClip:
     def around(self, number: int, reach: int) -> tuple[int, list[ClipFrame]]:
         """Return up to ``reach`` frames before and after a frame, and the place of that frame.
 
-        The number is exact for a constant frame rate.
+        The number is exact if the frame rate is constant and the file stores when frames are shown
+        (AVI does not, if they are stored out of order).
 
         Raises:
             UserError: there is no such frame.
         """
         first = max(0, number - reach)
+        interval = 1 / self.format.rate / self.format.time_base
         with contextlib.closing(self._video.from_frame(first)) as frames:
             found = [
-                ClipFrame(self._array(frame), frame.pts or 0)
-                for frame in itertools.islice(frames, number - first + 1 + reach)
+                ClipFrame(self._array(f), round(i * interval) if f.pts is None else f.pts)
+                for i, f in enumerate(itertools.islice(frames, number - first + 1 + reach), first)
             ]
         if not found:
             raise UserError(f'{self.path}: no frame can be decoded at frame {number}')
