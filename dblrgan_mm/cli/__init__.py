@@ -9,6 +9,7 @@ from dblrgan_mm.errors import UserError
 
 COMMANDS = {
     'deblur': 'restore blurry videos, folders of images, or images',
+    'serve': 'restore videos from a page in a browser',
     'train': 'train a model from a config',
     'test': 'score a checkpoint on a test set',
     'compare': 'compare several restorers by the same scores',

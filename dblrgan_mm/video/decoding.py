@@ -227,7 +227,6 @@ class Video:
         The number is converted to a time with the average frame rate. If the container cannot seek
         to that time, the frames before are read and skipped. Faults are not collected.
         """
-        import av
 
         first = next((frame.time for frame in self._decoded()), None)
         if number and first is not None:

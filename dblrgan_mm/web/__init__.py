@@ -1,0 +1,1 @@
+"""Restore videos from a page in a browser."""
