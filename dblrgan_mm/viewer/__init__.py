@@ -1,14 +1,21 @@
 """Write a page that shows restored frames in a browser, from disk and without the network."""
 
+import base64
+import html
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import numpy as np
+
 from dblrgan_mm import files
+
+if TYPE_CHECKING:
+    import torch
 
 _HERE = Path(__file__).parent
 
@@ -64,6 +71,13 @@ def write_page(
         tables: tables below the plot.
         notes: lines below the title, such as failures.
     """
+    shown = [_relative(clip, path.parent) for clip in clips]
+    files.write_whole(path, _render(title, shown, tables, notes).encode())
+
+
+def _render(
+    title: str, clips: list[dict[str, Any]], tables: Sequence[Table], notes: Sequence[str]
+) -> str:
     import jinja2
     from markupsafe import Markup
 
@@ -75,17 +89,12 @@ def write_page(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.policies['json.dumps_kwargs'] = {}  # the default sorts the methods by name
-    page = environment.get_template('page.html').render(
-        title=title,
-        clips=[_plain(clip, path.parent) for clip in clips],
-        tables=tables,
-        notes=notes,
-        source=source,
+    return environment.get_template('page.html').render(
+        title=title, clips=clips, tables=tables, notes=notes, source=source
     )
-    files.write_whole(path, page.encode())
 
 
-def _plain(clip: ViewedClip, folder: Path) -> dict[str, Any]:
+def _relative(clip: ViewedClip, folder: Path) -> dict[str, Any]:
     """Return a clip as JSON values, with the addresses of its images relative to ``folder``."""
     images = {
         method: [quote(Path(os.path.relpath(image, folder)).as_posix()) for image in given]
@@ -96,3 +105,50 @@ def _plain(clip: ViewedClip, folder: Path) -> dict[str, Any]:
         for method, given in clip.psnr.items()
     }
     return dict(name=clip.name, frames=list(clip.frames), images=images, psnr=psnr)
+
+
+class Shown:
+    """Frames that a notebook shows with a slider; see :func:`show`."""
+
+    def __init__(self, page: str) -> None:
+        self._page = page
+
+    def _repr_html_(self) -> str:
+        page = html.escape(self._page)
+        return f'<iframe srcdoc="{page}" style="width: 100%; height: 640px; border: 0"></iframe>'
+
+
+def show(title: str = 'Frames', **methods: 'Sequence[np.ndarray | torch.Tensor]') -> Shown:
+    """Show frames in a Jupyter notebook, with a slider between any two methods.
+
+    The pictures are stored in the notebook.
+
+    Args:
+        title: title above the frames.
+        **methods: at least two names with equally many frames each: RGB, uint8 or uint16, arrays
+            (h, w, 3) or tensors (3, h, w), as a ``Deblurrer`` takes and returns them.
+
+    Raises:
+        ValueError: fewer than two methods, no frame, or different numbers of frames.
+
+    Example:
+        >>> frames = [np.zeros((36, 64, 3), np.uint8)] * 3
+        >>> show(blurry=frames, restored=frames)._repr_html_()[:7]
+        '<iframe'
+    """
+    counts = {name: len(frames) for name, frames in methods.items()}
+    if len(counts) < 2 or len(set(counts.values())) > 1 or not all(counts.values()):
+        raise ValueError(f'give two or more methods with equally many frames; got {counts}')
+    images = {name: [_data_url(frame) for frame in frames] for name, frames in methods.items()}
+    numbers = [str(i) for i in range(next(iter(counts.values())))]
+    clip = dict(name='clip', frames=numbers, images=images, psnr={})
+    return Shown(_render(title, [clip], tables=(), notes=()))
+
+
+def _data_url(frame: 'np.ndarray | torch.Tensor') -> str:
+    import cv2
+
+    if not isinstance(frame, np.ndarray):
+        frame = frame.permute(1, 2, 0).cpu().numpy()
+    png = cv2.imencode('.png', cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1]
+    return f'data:image/png;base64,{base64.b64encode(png).decode()}'
