@@ -91,7 +91,10 @@ def _parse_method(text: str) -> Any:
         raise UserError(f'--method takes NAME=CONFIG or NAME=CONFIG:CHECKPOINT, got {text!r}')
     if checkpoint and not Path(checkpoint).is_file():
         raise UserError(f'--method {name}: {checkpoint} is not a file')
-    return Method(_plain(name), find_config(config), checkpoint or None)
+    try:
+        return Method(_plain(name), find_config(config), checkpoint or None)
+    except UserError as error:
+        raise UserError(f'--method {name}: {place} is no folder of frames; {error}') from error
 
 
 def _plain(name: str) -> str:

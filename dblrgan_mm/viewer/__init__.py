@@ -151,4 +151,4 @@ def _data_url(frame: 'np.ndarray | torch.Tensor') -> str:
     if not isinstance(frame, np.ndarray):
         frame = frame.permute(1, 2, 0).cpu().numpy()
     png = cv2.imencode('.png', cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1]
-    return f'data:image/png;base64,{base64.b64encode(png).decode()}'
+    return f'data:image/png;base64,{base64.b64encode(png.tobytes()).decode()}'

@@ -30,16 +30,18 @@ def load(folder: Path):
         node | dict(input=node.pop('inputs', node.get('input', []))) for node in topology['node']
     ]
     graph_def = json_format.ParseDict(topology, tf.compat.v1.GraphDef(), ignore_unknown_fields=True)
-    values = {}
+    values, parameters = {}, 0
     for group in model['weightsManifest']:
         stored = b''.join((folder / path).read_bytes() for path in group['paths'])
         place = 0
         for weight in group['weights']:
             dtype = np.dtype(weight['dtype'])
             count = int(np.prod(weight['shape']))
+            parameters += count if dtype == np.float32 else 0
             flat = np.frombuffer(stored, dtype, count, place)
             values[weight['name']] = flat.reshape(weight['shape'])
             place += count * dtype.itemsize
+    print(f'{parameters} parameters')
     for node in graph_def.node:
         if node.op == 'Const':
             node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(values[node.name]))
@@ -78,7 +80,10 @@ def main() -> None:
     for number, source in enumerate(sources, 1):
         target = args.out / source.parent.parent.name / source.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(target), restore(network, cv2.imread(str(source))))
+        image = cv2.imread(str(source))
+        if image is None:
+            parser.error(f'{source}: not an image')
+        cv2.imwrite(str(target), restore(network, image))
         seconds = (time.perf_counter() - begin) / number
         print(f'{number} of {len(sources)}: {target}, {seconds:.1f} s per frame', flush=True)
 
