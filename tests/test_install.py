@@ -73,7 +73,9 @@ def test_commands(installed):
         assert f'  {command} ' in done.stdout
     done = installed('deblurr')
     assert done.returncode == 1
-    assert done.stderr.startswith("error: no command 'deblurr'; the commands are deblur, serve, train")
+    assert done.stderr.startswith(
+        "error: no command 'deblurr'; the commands are deblur, serve, train"
+    )
     assert 'usage: dblrgan-mm deblur' in installed('deblur', '--help').stdout
 
 

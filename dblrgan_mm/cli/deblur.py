@@ -8,6 +8,7 @@ inputs among themselves.
 import argparse
 import logging
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -214,6 +215,7 @@ def write_preview(jobs: list[tuple[Path, Path]], args: argparse.Namespace) -> No
     page = folder / 'index.html'
     if folder.exists() and not page.is_file():
         raise UserError(f'{folder}: is not a preview of this command; rename or remove it')
+    shutil.rmtree(folder, ignore_errors=True)
     deblurrer = load(args, local_rank=0, processes=1)
     options = Options(args.start, args.end, fps=args.fps)
     with tqdm(total=args.preview * len(jobs), unit='frame', disable=None) as bar:

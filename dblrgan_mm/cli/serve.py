@@ -87,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             lambda name: Deblurrer.from_checkpoint(weights[name], device),
             keep=86400 * args.keep,
         )
-        app = build_app(jobs, list(weights), int(1e9 * args.max_size), _LOCAL if local else None)
+        hosts = (*_LOCAL, args.host) if local else None
+        app = build_app(jobs, list(weights), int(1e9 * args.max_size), hosts)
         if not local:
             print(
                 f'warning: anybody who can reach {args.host} can upload and download videos',

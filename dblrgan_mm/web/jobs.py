@@ -103,16 +103,21 @@ class Jobs:
 
     def _read(self) -> None:
         """Read the jobs of an earlier run, and queue those that it did not finish."""
-        for path in self.folder.glob('*/job.json'):
+        for folder in self.folder.iterdir():
+            path = folder / 'job.json'
+            if folder.is_dir() and not path.is_file():  # stopped while it was added
+                shutil.rmtree(folder)
+            if not path.is_file():
+                continue
             try:
                 job = Job(**json.loads(path.read_text(encoding='utf-8')))
             except (ValueError, TypeError):
                 logger.warning('%s: cannot be read; this job is left out', path)
                 continue
             self._jobs[job.id] = job
+        self.clean()
         for job in self.all():
             if job.state not in RESTING:
-                self._change(job.id, state='waiting', seconds_left=None)
                 self._queue.put(job.id)
 
     def close(self) -> None:
@@ -173,12 +178,13 @@ class Jobs:
         return job
 
     def start(self, key: str, task: str, weights: str) -> None:
-        """Queue a task of a job; raises UserError if it is not idle."""
+        """Queue a task of a job; raises UserError if it is not idle, or already restored."""
         with self._lock:
             job = self.get(key)
             if job.state not in RESTING:
                 raise UserError(f'{job.name}: is already being restored; cancel that first')
-            self.result(job).unlink(missing_ok=True)
+            if job.state == 'done':
+                raise UserError(f'{job.name}: is already restored; upload it again')
             self._change(key, state='waiting', task=task, weights=weights, message='', finished=0)
             self._queue.put(key)
 

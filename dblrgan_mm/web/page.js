@@ -140,7 +140,7 @@ function update(job, ahead) {
   find('progress').hidden = job.state !== 'running';
   find('progress').value = job.frames ? job.finished / job.frames : 0;
   find('.restore').hidden = !idle || job.state === 'done';
-  find('.again').hidden = !idle || job.weights === $('weights').value;
+  find('.again').hidden = !idle || job.state === 'done' || job.weights === $('weights').value;
   find('.cancel').hidden = idle;
   find('.remove').hidden = job.state === 'running';
   find('.download').hidden = job.state !== 'done';
