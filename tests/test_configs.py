@@ -155,6 +155,7 @@ def test_our_recipe():
     assert gan.model.ema.momentum == net.default_hooks.average.momentum
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', COMPARED)
 def test_configs_of_the_comparison(name, sample_root):
     """Each config builds, accepts the items of the data set, and restores a frame or a clip."""

@@ -86,6 +86,26 @@ def test_deblur_without_mmagic(installed, sample_root):
     assert (installed.work / 'restored.mp4').stat().st_size > 1000
 
 
+def test_preview_without_mmagic(installed, sample_root, page_clips):
+    clip = sample_root / 'test' / 'sam2_blocks_carry' / 'blur'
+    done = installed('deblur', clip, 'out', '--preview', 1)
+    assert done.returncode == 0, done.stderr
+    page = installed.work / 'out.preview' / 'index.html'
+    assert len(page_clips(page)[0]['frames']) == 1
+    for library in ('uPlot', 'Panzoom 4', 'sortable'):
+        assert library in page.read_text(encoding='utf-8')
+
+
+def test_serve(installed):
+    done = installed('serve', blocked='fastapi')
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: fastapi is missing; install it with: pip install 'dblrgan_mm[web]'\n"
+    )
+    for suffix in ('html', 'css', 'js'):
+        assert (installed.site / 'dblrgan_mm' / 'web' / f'page.{suffix}').is_file()
+
+
 def test_train_without_mmagic(installed):
     done = installed('train', 'dblrgan_sample')
     assert done.returncode == 1

@@ -94,7 +94,7 @@ def _parse_method(text: str) -> Any:
     try:
         return Method(_plain(name), find_config(config), checkpoint or None)
     except UserError as error:
-        raise UserError(f'--method {name}: {place} is no folder of frames; {error}') from error
+        raise UserError(f'--method {name}: {place} is not a folder of frames; {error}') from error
 
 
 def _plain(name: str) -> str:

@@ -16,7 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from dblrgan_mm import launch
+from dblrgan_mm import files, launch
 from dblrgan_mm.clips.frames import IMAGE_SUFFIXES
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.video.sources import expand
@@ -211,21 +211,40 @@ def write_preview(jobs: list[tuple[Path, Path]], args: argparse.Namespace) -> No
     from dblrgan_mm.inference.restore_clip import Options
     from dblrgan_mm.viewer import write_page
 
-    folder = args.output.with_name(f'{args.output.name}.preview')
-    page = folder / 'index.html'
-    if folder.exists() and not page.is_file():
+    output = args.output if args.output.name not in ('', '..') else args.output.resolve()
+    folder = output.with_name(f'{output.name}.preview')
+    page, mark = folder / 'index.html', folder / 'made_by_preview'
+    if folder.exists() and not mark.is_file():
         raise UserError(f'{folder}: is not a preview of this command; rename or remove it')
-    shutil.rmtree(folder, ignore_errors=True)
     deblurrer = load(args, local_rank=0, processes=1)
     options = Options(args.start, args.end, fps=args.fps)
-    with tqdm(total=args.preview * len(jobs), unit='frame', disable=None) as bar:
-        found = [
-            preview(source, folder / str(i), deblurrer, args.preview, options, bar.update)
-            for i, (source, _) in enumerate(jobs)
-        ]
-    notes = [str(item) for item in found]
-    write_page(page, 'Preview', [item.clip for item in found], notes=notes)
-    print(*notes, f'Page for a browser: {page}', sep='\n')
+    clips, notes, failed = [], [], 0
+    with (
+        files.report_write_errors(page, 'Free some space'),
+        tqdm(total=args.preview * len(jobs), unit='frame', disable=None) as bar,
+    ):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        mark.touch()
+        for i, (source, _) in enumerate(jobs):
+            try:
+                found = preview(
+                    source, folder / str(i), deblurrer, args.preview, options, bar.update
+                )
+            except UserError as error:
+                failed += 1
+                notes.append(f'error: {error}')
+                continue
+            clips.append(found.clip)
+            notes.append(f'{source.name}: {found.estimate}')
+        if clips:
+            write_page(page, 'Preview', clips, notes=notes)
+    print(*notes, sep='\n')
+    if not clips:
+        raise UserError('no preview: no input can be read')
+    print(f'Page for a browser: {page}')
+    if failed:
+        raise UserError(f'{failed} of {len(jobs)} inputs failed, see the messages above')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -238,7 +257,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     rank, processes, local_rank = place_among_processes()
     jobs, several = plan(args)
     if args.preview:
-        write_preview(jobs, args)
+        if rank == 0:
+            write_preview(jobs, args)
         return
     if several:
         try:

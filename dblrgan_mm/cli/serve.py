@@ -7,6 +7,7 @@ folder; after a restart, unfinished videos are resumed.
 import argparse
 import ipaddress
 import logging
+import math
 import socket
 import sys
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
 
     def amount(text: str) -> float:
-        if not float(text) > 0:
+        if not 0 < float(text) < math.inf:
             raise argparse.ArgumentTypeError(f'must be greater than 0, got {text}')
         return float(text)
 
@@ -74,19 +75,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dblrgan_mm.web.app import build_app
     from dblrgan_mm.web.jobs import Jobs
 
-    device = find_device(args.device)
-    if device.type == 'cpu':
+    def load(name: str, dtype: str) -> Deblurrer:
+        if name not in weights:
+            raise UserError(f'the weights {name} are not available; choose others')
+        return Deblurrer.from_checkpoint(weights[name], args.device, dtype)
+
+    if find_device(args.device).type == 'cpu':
         keep_freed_memory()
     weights = {DEFAULT: DEFAULT} | {name: name for name in released()}
     if args.checkpoint:
-        Deblurrer.from_checkpoint(args.checkpoint, device)  # to fail early
+        Deblurrer.from_checkpoint(args.checkpoint, args.device)  # to fail early
         weights = {args.checkpoint.name: str(args.checkpoint)} | weights
     with files.sole_writer(args.folder), _bound(args.host, args.port) as listener:
-        jobs = Jobs(
-            args.folder,
-            lambda name: Deblurrer.from_checkpoint(weights[name], device),
-            keep=86400 * args.keep,
-        )
+        jobs = Jobs(args.folder, load, keep=86400 * args.keep)
         hosts = (*_LOCAL, args.host) if local else None
         app = build_app(jobs, list(weights), int(1e9 * args.max_size), hosts)
         if not local:
@@ -94,9 +95,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f'warning: anybody who can reach {args.host} can upload and download videos',
                 file=sys.stderr,
             )
-        print(f'Page: http://{args.host}:{listener.getsockname()[1]}  (Ctrl+C to stop)', flush=True)
+        host = f'[{args.host}]' if ':' in args.host and '[' not in args.host else args.host
+        print(f'Page: http://{host}:{listener.getsockname()[1]}  (Ctrl+C to stop)', flush=True)
+        config = uvicorn.Config(app, log_level='warning', timeout_graceful_shutdown=3)
         try:
-            uvicorn.Server(uvicorn.Config(app, log_level='warning')).run(sockets=[listener])
+            uvicorn.Server(config).run(sockets=[listener])
         finally:
             jobs.close()
 

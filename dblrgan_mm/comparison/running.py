@@ -27,7 +27,7 @@ from dblrgan_mm.comparison.restoring import Clips, Method, frame_file, restore, 
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.viewer import ViewedClip
 
-_VERSION = 2  # of the files in an output folder; results of another version are computed again
+_COPIED = 'frames are copied'  # results without copies of their frames are computed again
 Named = dict[str, dict[str, Clip]]  # clips by data set name and clip name
 
 
@@ -197,17 +197,18 @@ class Comparison:
 
     def viewed(self, results: dict[str, dict]) -> list[ViewedClip]:
         """Return the clips for a page, with the frames and scores of the methods that finished."""
-        psnr: dict[tuple[str, str, str], list[float]] = {}
-        for method, result in results.items():
-            for row in result.get('rows', ()):
-                psnr.setdefault((row['data'], row['clip'], method), []).append(row['psnr'])
+        psnr = {
+            (row['data'], row['clip'], row['frame'], method): row['psnr']
+            for method, result in results.items()
+            for row in result.get('rows', ())
+        }
         methods = [method for method, result in results.items() if 'failed' not in result]
         return [
             ViewedClip(
                 f'{given}: {clip.name}' if len(self.clips) > 1 else clip.name,
                 clip.frames,
                 {method: self.frame_files(method, given, clip.name) for method in methods},
-                {method: psnr[given, clip.name, method] for method in methods},
+                {m: [psnr[given, clip.name, frame, m] for frame in clip.frames] for m in methods},
             )
             for given, named in self.clips.items()
             for clip in named.values()
@@ -234,7 +235,7 @@ class Comparison:
 
     def _source(self) -> list[Any]:
         """Return what every result depends on: the frames, by size and time of their files."""
-        parts: list[Any] = [_VERSION, [vars(given) for given in self.data]]
+        parts: list[Any] = [[vars(given) for given in self.data]]
         parts.append(lpips_weights().is_file())
         for named in self.clips.values():
             for clip in named.values():
@@ -247,6 +248,8 @@ class Comparison:
     def _mark(self, method: Method | Folder | str, source: list[Any]) -> str:
         """Return a digest of what a result depends on: source, config, checkpoint and device."""
         parts = list(source)
+        if not isinstance(method, Method):
+            parts.append(_COPIED)
         if isinstance(method, Folder):
             parts.append(method.cost(self.clips))
             for (name, *_), places in self._outside.items():

@@ -1,6 +1,7 @@
 """Frames of a test, for a page in a browser."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ class TestFramesHook(Hook):
         clips: the written frames, of all processes, with their PSNR; set after the test.
     """
 
-    __test__ = False  # this is no test for pytest
+    __test__ = False  # not a pytest class
 
     def __init__(self, max_frames: int = 200) -> None:
         self.max_frames = max_frames
@@ -66,7 +67,7 @@ class TestFramesHook(Hook):
         # the sampler repeats some frames, so that all processes have equally many
         frames = {(clip, frame): rest for part in parts for clip, frame, *rest in part}
         by_clip: dict[str, list[str]] = {}
-        for clip, frame in sorted(frames):
+        for clip, frame in sorted(frames, key=_numerical):
             by_clip.setdefault(clip, []).append(frame)
         self.clips = []
         for clip, names in by_clip.items():
@@ -79,3 +80,9 @@ class TestFramesHook(Hook):
                     {method: [found[method] for found in scores] for method in scores[0]},
                 )
             )
+
+
+def _numerical(key: tuple[str, str]) -> tuple[str, list[int], str]:
+    """Sort the frames of a clip by the numbers in their names, as ``frame_paths`` does."""
+    clip, frame = key
+    return clip, [int(number) for number in re.findall(r'\d+', frame)], frame

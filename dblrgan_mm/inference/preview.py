@@ -31,9 +31,11 @@ class Preview:
     frames: int
     seconds: float
 
-    def __str__(self) -> str:
+    @property
+    def estimate(self) -> str:
+        """How long restoring the whole clip takes, in words."""
         return (
-            f'{self.clip.name}: {self.frames} frames, restoring all of them takes about '
+            f'{self.frames} frames, restoring all of them takes about '
             f'{duration(self.frames * self.seconds)} ({self.seconds:.2g} s per frame)'
         )
 
@@ -70,9 +72,14 @@ def preview(
     reach = deblurrer.network.num_frames // 2
     names: list[str] = []
     images: dict[str, list[Path]] = dict(blurry=[], restored=[])
-    times = []
+    times: list[float] = []
+    fault: UserError | None = None
     for number in numbers:
-        centre, frames = clip.around(number, reach)
+        try:
+            centre, frames = clip.around(number, reach)
+        except UserError as error:  # a damaged part
+            fault = error
+            continue
         window = [
             frames[pad_index(centre + i, len(frames), 'reflection')]
             for i in range(-reach, reach + 1)
@@ -85,6 +92,8 @@ def preview(
             _write(images[method][-1], image)
         names.append(_name(window[reach], float(clip.format.time_base)))
         progress()
+    if fault is not None and not times:
+        raise fault
     seconds = statistics.median(times[1:] or times)  # the first one is slower
     return Preview(ViewedClip(source.name, names, images, {}), total, seconds)
 

@@ -142,6 +142,7 @@ class Video:
         read: the number of frames decoded so far.
         last_duration: how long the last frame is displayed, in units of its time base; None until
             it has been read, or if the file does not state it.
+        seekable: whether FFmpeg finds the right place in the file.
         aspect: width of a pixel divided by its height; None until a frame has been decoded, or if
             the file does not state it.
         faults: the faults found so far, one sentence each.
@@ -156,6 +157,7 @@ class Video:
             self.rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             self.duration = _duration(container, stream)
             self.frames = stream.frames or round(self.duration * self.rate)
+            self.seekable = container.format.name != 'mpeg'  # finds wrong places in .mpg and .vob
         self.last_duration: int | None = None
         self.aspect: Fraction | None = None
 
@@ -229,14 +231,20 @@ class Video:
         """
 
         first = next((frame.time for frame in self._decoded()), None)
-        if number and first is not None:
+        if number and first is not None and self.seekable:
             begin = first + float((number - 0.5) / self.rate)
             for margin in (0, 10):  # seconds; some containers find only a place after a key frame
                 frames = self._decoded(max(first, begin - margin))
                 head = next(frames, None)
                 if head and head.time is not None and head.time < begin + 1 / self.rate:
-                    yield from (f for f in itertools.chain([head], frames) if f.time >= begin)
-                    return
+                    frames = itertools.dropwhile(
+                        lambda frame: frame.time is not None and frame.time < begin,
+                        itertools.chain([head], frames),
+                    )
+                    for frame in frames:
+                        yield frame
+                        yield from frames
+                        return
         yield from itertools.islice(self._decoded(), number, None)
 
     def _decoded(self, seconds: float | None = None) -> Generator[Any, None, None]:

@@ -78,7 +78,7 @@ class VideoClip:
         return self.frames or sum(1 for _ in self._video)
 
     def around(self, number: int, reach: int) -> tuple[int, list[ClipFrame]]:
-        """Return up to ``reach`` frames before and after a frame, and the place of that frame.
+        """Return the place of a frame in a list of it and up to ``reach`` frames on both sides.
 
         The number is exact if the frame rate is constant and the file stores when frames are shown
         (AVI does not, if they are stored out of order).
@@ -93,6 +93,8 @@ class VideoClip:
                 ClipFrame(self._array(f), round(i * interval) if f.pts is None else f.pts)
                 for i, f in enumerate(itertools.islice(frames, number - first + 1 + reach), first)
             ]
+        size = self.format.width, self.format.height
+        found = list(itertools.takewhile(lambda f: f.image.shape[1::-1] == size, found))
         if not found:
             raise UserError(f'{self.path}: no frame can be decoded at frame {number}')
         return min(number - first, len(found) - 1), found
@@ -177,7 +179,7 @@ class ImageClip:
         return self.frames
 
     def around(self, number: int, reach: int) -> tuple[int, list[ClipFrame]]:
-        """Return up to ``reach`` frames before and after a frame, and the place of that frame."""
+        """Return the place of a frame in a list of it and up to ``reach`` frames on both sides."""
         first = max(0, number - reach)
         paths = self._paths[first : number + reach + 1]
         return number - first, [

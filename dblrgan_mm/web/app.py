@@ -34,7 +34,7 @@ def build_app(
     async def only_from_its_own_page(request: Request, call_next: Any) -> Response:
         host = request.headers.get('host', '')
         if hosts is not None and host.rpartition(':')[0] not in hosts and host not in hosts:
-            return _refusal(403, f'the server does not have the name {host}')
+            return _refusal(403, f'unknown host name {host}; open the address that serve printed')
         origin = request.headers.get('origin')
         if request.method != 'GET' and origin not in (None, f'http://{host}', f'https://{host}'):
             return _refusal(403, f'{origin} is another site')
@@ -43,6 +43,10 @@ def build_app(
     @app.exception_handler(UserError)
     async def say(request: Request, error: UserError) -> Response:
         return _refusal(400, str(error))
+
+    @app.exception_handler(OSError)
+    async def say_full(request: Request, error: OSError) -> Response:
+        return _refusal(507, f'cannot be stored on the server ({error.strerror})')
 
     @app.get('/')
     def page() -> HTMLResponse:

@@ -18,7 +18,7 @@ from dblrgan_mm import files
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference.deblurrer import Deblurrer
 from dblrgan_mm.inference.preview import preview
-from dblrgan_mm.inference.restore_clip import restore_clip
+from dblrgan_mm.inference.restore_clip import begun_dtype, read_settings, restore_clip
 from dblrgan_mm.video.reading import VideoClip, open_clip
 from dblrgan_mm.video.writing import CONTAINERS
 from dblrgan_mm.viewer import write_page
@@ -26,7 +26,9 @@ from dblrgan_mm.viewer import write_page
 logger = logging.getLogger('dblrgan_mm')
 
 PREVIEW = 3  # frames
-RESTING = ('ready', 'done', 'failed', 'cancelled')  # states in which nothing is to be done
+_CLEANING = 600  # seconds between two looks for old jobs
+RESTING = ('ready', 'done', 'failed', 'cancelled')  # states without a pending task
+_ID = re.compile('[0-9a-f]{16}')
 
 
 @dataclass(frozen=True)
@@ -74,18 +76,18 @@ class Jobs:
 
     Args:
         folder: folder of the jobs; must be empty or made by this class.
-        load: returns the network for a name of weights.
+        load: returns the network for a name of weights and a dtype.
         keep: seconds after which a job is removed.
 
     Raises:
         UserError: the folder has other files.
     """
 
-    def __init__(self, folder: Path, load: Callable[[str], Deblurrer], keep: float) -> None:
+    def __init__(self, folder: Path, load: Callable[[str, str], Deblurrer], keep: float) -> None:
         self.folder = folder
         self.keep = keep
         self._load = load
-        self._loaded: tuple[str, Deblurrer] | None = None
+        self._loaded: tuple[tuple[str, str], Deblurrer] | None = None
         self._jobs: dict[str, Job] = {}
         self._cancelled: set[str] = set()
         self._lock = threading.RLock()
@@ -96,18 +98,18 @@ class Jobs:
             raise UserError(f'{folder}: has other files; choose an empty folder')
         mark.touch()
         for path in folder.glob('*.part'):  # uploads that were cut off
-            path.unlink()
+            if _ID.fullmatch(path.stem) and path.is_file():
+                path.unlink()
         self._read()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
         """Read the jobs of an earlier run, and queue those that it did not finish."""
-        for folder in self.folder.iterdir():
+        for folder in filter(lambda path: _ID.fullmatch(path.name), self.folder.iterdir()):
             path = folder / 'job.json'
-            if folder.is_dir() and not path.is_file():  # stopped while it was added
+            if not path.is_file():  # stopped while it was added
                 shutil.rmtree(folder)
-            if not path.is_file():
                 continue
             try:
                 job = Job(**json.loads(path.read_text(encoding='utf-8')))
@@ -140,7 +142,7 @@ class Jobs:
         return self.folder / job.id / f'source{job.suffix}'
 
     def result(self, job: Job) -> Path:
-        suffix = job.suffix if job.suffix in CONTAINERS else '.mp4'
+        suffix = job.suffix if job.suffix in CONTAINERS else '.mkv'  # holds most kinds of streams
         return self.folder / job.id / f'restored{suffix}'
 
     def preview(self, job: Job) -> Path:
@@ -161,20 +163,20 @@ class Jobs:
         suffix = Path(shown).suffix.lower()
         suffix = suffix if re.fullmatch(r'\.[a-z0-9]{1,5}', suffix) else '.mp4'
         job = Job(upload.stem, shown, suffix, weights, time.time())
-        folder = self.folder / job.id
-        folder.mkdir()
-        source = upload.rename(self.source(job))
+        folder, source = self.folder / job.id, self.source(job)
         try:
-            clip = open_clip(source)
-            if not isinstance(clip, VideoClip):
+            folder.mkdir()
+            upload.rename(source)
+            if not isinstance(open_clip(source), VideoClip):
                 raise UserError(f'{source}: an image; give a video')
-        except UserError as error:
-            shutil.rmtree(folder)
-            raise UserError(str(error).replace(str(source), shown)) from error
-        with self._lock:
-            self._jobs[job.id] = job
-            self._change(job.id)
-            self._queue.put(job.id)
+            with self._lock:
+                self._store(job)
+                self._queue.put(job.id)
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, UserError):
+                raise UserError(str(error).replace(str(source), shown)) from error
+            raise
         return job
 
     def start(self, key: str, task: str, weights: str) -> None:
@@ -208,19 +210,33 @@ class Jobs:
 
     def clean(self) -> None:
         """Remove jobs that are older than ``keep``."""
-        for job in self.all():
-            if job.state in RESTING and time.time() - job.created > self.keep:
-                self.remove(job.id)
+        with self._lock:
+            for job in self.all():
+                if job.state in RESTING and time.time() - job.created > self.keep:
+                    self.remove(job.id)
 
     def _change(self, key: str, store: bool = True, **values: Any) -> None:
         with self._lock:
-            self._jobs[key] = replace(self._jobs[key], **values)
+            job = replace(self._jobs[key], **values)
             if store:
-                content = json.dumps(asdict(self._jobs[key]), indent=1)
-                files.write_whole(self.folder / key / 'job.json', content.encode())
+                self._store(job)
+            self._jobs[key] = job
+
+    def _store(self, job: Job) -> None:
+        """Write a job to its folder, then change it in memory; raises OSError."""
+        content = json.dumps(asdict(job), indent=1)
+        files.write_whole(self.folder / job.id / 'job.json', content.encode())
+        self._jobs[job.id] = job
 
     def _work(self) -> None:
-        while (key := self._queue.get()) is not None and not self._closed:
+        while not self._closed:
+            try:
+                key = self._queue.get(timeout=_CLEANING)
+            except queue.Empty:
+                self.clean()
+                continue
+            if key is None:
+                return
             with self._lock:
                 job = self._jobs.get(key)
                 if job is None or job.state != 'waiting':
@@ -245,11 +261,13 @@ class Jobs:
             self._change(key, seconds_left=None, **values)
         except OSError:
             logger.exception('the state of a job cannot be stored')
+            self._change(key, store=False, seconds_left=None, **values)
 
     def _run(self, job: Job) -> None:
-        if self._loaded is None or self._loaded[0] != job.weights:
+        dtype = begun_dtype(self.result(job)) or 'auto'  # the fastest one is measured, and may vary
+        if self._loaded is None or self._loaded[0] != (job.weights, dtype):
             self._loaded = None  # frees memory first
-            self._loaded = job.weights, self._load(job.weights)
+            self._loaded = (job.weights, dtype), self._load(job.weights, dtype)
         deblurrer = self._loaded[1]
         if job.task == 'preview':
             self._preview(job, deblurrer)
@@ -258,18 +276,20 @@ class Jobs:
 
     def _preview(self, job: Job, deblurrer: Deblurrer) -> None:
         folder = self.preview(job)
+        self._change(job.id, previewed=False)
         shutil.rmtree(folder, ignore_errors=True)
         found = preview(
             self.source(job), folder, deblurrer, PREVIEW, progress=self._progress(job, PREVIEW, 0)
         )
         clip = replace(found.clip, name=job.name)
         write_page(folder / 'index.html', f'{job.name}, {job.weights}', [clip])
-        message = str(replace(found, clip=clip)).partition(': ')[2]
-        self._end(job.id, state='ready', message=message, previewed=True)
+        self._end(job.id, state='ready', message=found.estimate, previewed=True)
 
     def _restore(self, job: Job, deblurrer: Deblurrer) -> None:
         target = self.result(job)
         part = target.with_name(f'{target.name}.part')
+        if part.exists() and read_settings(part).get('network') != deblurrer.identity:
+            shutil.rmtree(part)  # begun with other weights
         try:
             count, faults = restore_clip(
                 self.source(job),
@@ -279,10 +299,17 @@ class Jobs:
                 resume=part.exists(),
                 progress=lambda total, done: self._progress(job, total or 0, done),
             )
-        except BaseException:
+        except CancelledError:
             if not self._closed:
                 shutil.rmtree(part, ignore_errors=True)
             raise
+        except UserError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
+            raise UserError(
+                f'cannot be written ({error.__cause__.strerror}); finished frames are kept: free '
+                'some space, then restore the video again'
+            ) from error
         message = f'{count} frames restored'
         if faults:
             message += f'; {faults[0]}'.replace(str(self.source(job)), job.name)

@@ -136,11 +136,13 @@ function update(job, ahead) {
   const idle = RESTING.includes(job.state);
   card.className = job.state;
   card.dataset.weights = job.weights;
-  find('.state').textContent = `${describe(job, ahead)} (${job.weights})`;
+  const text = `${describe(job, ahead)} (${job.weights})`;
+  if (find('.state').textContent !== text) find('.state').textContent = text;
   find('progress').hidden = job.state !== 'running';
   find('progress').value = job.frames ? job.finished / job.frames : 0;
   find('.restore').hidden = !idle || job.state === 'done';
-  find('.again').hidden = !idle || job.state === 'done' || job.weights === $('weights').value;
+  const same = job.previewed && job.weights === $('weights').value;
+  find('.again').hidden = !idle || job.state === 'done' || same;
   find('.cancel').hidden = idle;
   find('.remove').hidden = job.state === 'running';
   find('.download').hidden = job.state !== 'done';

@@ -51,6 +51,11 @@ def test_without_sharp_frames(tmp_path):
     assert clip.psnr == {}
 
 
+def test_frames_are_in_numerical_order(tmp_path):
+    (clip,) = run(tmp_path, [sample(f'a/{i}', 50.0) for i in (10, 2, 1)], TestFramesHook()).clips
+    assert clip.frames == ['1', '2', '10']
+
+
 def test_long_tests_keep_every_nth_frame(tmp_path):
     samples = [sample(f'a/{i}', 50.0) for i in range(7)]
     (clip,) = run(tmp_path, samples, TestFramesHook(max_frames=3)).clips

@@ -53,7 +53,7 @@ def test_of_a_video(tmp_path, walk, write_video, deblurrer, name, gop):
     assert len(set(found.clip.frames)) == 4
     if name == 'a.mp4':
         assert list(found.clip.frames) == ['0:00.10', '0:00.30', '0:00.50', '0:00.70']
-    assert str(found).startswith(f'{name}: 24 frames, restoring all of them takes about ')
+    assert found.estimate.startswith('24 frames, restoring all of them takes about ')
 
 
 def test_of_images(sample_root, tmp_path, deblurrer):

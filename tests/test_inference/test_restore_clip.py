@@ -820,6 +820,7 @@ class TestStopped:
 
         monkeypatch.setattr(module, 'restored_frames', stopping)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize('name', ['out.mp4', 'out.mkv', 'out'])
     @pytest.mark.parametrize('options', [Options(), Options(start=20, end=180, side_by_side=True)])
     def test_resumed_result_is_the_same(

@@ -19,11 +19,13 @@ import pytest
 import uvicorn
 from playwright.sync_api import expect
 
+from dblrgan_mm import files
 from dblrgan_mm.cli import serve
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference.deblurrer import Deblurrer
 from dblrgan_mm.inference.restore_clip import restore_clip
 from dblrgan_mm.video.reading import open_clip
+from dblrgan_mm.web import jobs as jobs_module
 from dblrgan_mm.web.app import build_app
 from dblrgan_mm.web.jobs import Jobs
 
@@ -44,7 +46,7 @@ def gate() -> threading.Semaphore:
 
 @pytest.fixture
 def load(deblurrers, gate) -> Callable[[str], Deblurrer]:
-    def load(name: str) -> Deblurrer:
+    def load(name: str, dtype: str) -> Deblurrer:
         if name != GATED:
             return deblurrers[name]
 
@@ -112,6 +114,15 @@ def upload(server, path: Path, name: str = 'a.mp4', weights: str = WEIGHTS[0]) -
     return answer.content['id']
 
 
+def full(*arguments, **keywords) -> None:
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+
+def full_disk(*arguments, **keywords) -> None:
+    with files.report_write_errors(Path('x'), 'Free some space'):
+        full()
+
+
 def files_of(server) -> list[str]:
     return sorted(path.name for path in server.folder.iterdir() if path.name[0] != '.')
 
@@ -167,7 +178,7 @@ class TestPage:
         page.locator('#file').set_input_files(video)
         state = page.get_by_role('status')
         expect(state).to_contain_text('takes about', timeout=30000)
-        again = page.get_by_role('button', name='Preview with other weights')
+        again = page.get_by_role('button', name='Preview with the chosen weights')
         expect(again).to_be_hidden()
         page.get_by_label('Weights').select_option('dblrgan_plus')
         again.click()
@@ -251,6 +262,42 @@ class TestQueue:
         wait(lambda: server.jobs.get(first).state == 'ready')
         assert server.jobs.get(second).state == 'cancelled'
 
+    def test_restored_video_is_kept(self, server, video):
+        key = upload(server, video)
+        wait(lambda: server.jobs.get(key).state == 'ready')
+        ask(server, 'POST', f'/jobs/{key}/restore?weights=dblrnet_plus')
+        wait(lambda: server.jobs.get(key).state == 'done')
+        for task in ('restore', 'preview'):
+            answer = ask(server, 'POST', f'/jobs/{key}/{task}?weights=dblrgan_plus')
+            assert answer.content == dict(detail='a.mp4: is already restored; upload it again')
+        assert ask(server, 'GET', f'/jobs/{key}/result').status == 200
+
+    def test_full_disk_while_restoring(self, server, video, monkeypatch):
+        key = upload(server, video)
+        wait(lambda: server.jobs.get(key).state == 'ready')
+        with monkeypatch.context() as patch:
+            patch.setattr(jobs_module, 'restore_clip', full_disk)
+            ask(server, 'POST', f'/jobs/{key}/restore?weights=dblrnet_plus')
+            wait(lambda: server.jobs.get(key).state == 'failed')
+        assert server.jobs.get(key).message == (
+            'cannot be written (No space left on device); finished frames are kept: free some '
+            'space, then restore the video again'
+        )
+
+    def test_full_disk_while_a_job_is_stored(self, server, video, monkeypatch):
+        key = upload(server, video)
+        wait(lambda: server.jobs.get(key).state == 'ready')
+        with monkeypatch.context() as patch:
+            patch.setattr(jobs_module.files, 'write_whole', full)
+            answer = ask(server, 'POST', f'/jobs/{key}/restore?weights=dblrnet_plus')
+            assert answer.status == 507
+            refused = ask(
+                server, 'POST', '/jobs?name=b.mp4&weights=dblrnet_plus', video.read_bytes()
+            )
+            assert refused.status == 400
+        assert [job.state for job in server.jobs.all()] == ['ready']
+        assert files_of(server) == sorted([key, 'made_by_serve'])
+
 
 class TestRestart:
     def test_results_are_kept(self, tmp_path, load, video):
@@ -283,9 +330,14 @@ class TestRestart:
     def test_cut_off_uploads_are_removed(self, tmp_path, load):
         with serving(tmp_path / 'served', load):
             pass
-        (tmp_path / 'served' / '0123.part').write_bytes(b'half')
-        with serving(tmp_path / 'served', load) as after:
-            assert files_of(after) == ['made_by_serve']
+        served = tmp_path / 'served'
+        (served / f'{0:016x}.part').write_bytes(b'half')
+        (served / f'{1:016x}').mkdir()  # stopped before job.json was written
+        (served / f'{1:016x}' / 'source.mp4').write_bytes(b'whole')
+        (served / 'of a user').mkdir()
+        (served / 'out.mp4.part').mkdir()
+        with serving(served, load) as after:
+            assert files_of(after) == ['made_by_serve', 'of a user', 'out.mp4.part']
 
     def test_old_jobs_are_removed(self, server, video):
         old, new = upload(server, video), upload(server, video)
@@ -333,9 +385,6 @@ class TestBadUploads:
         assert server.jobs.all() == []
 
     def test_full_disk(self, server, video, monkeypatch):
-        def full(self, *arguments, **keywords):
-            raise OSError(errno.ENOSPC, 'No space left on device')
-
         with monkeypatch.context() as patch:
             patch.setattr(Path, 'mkdir', full)
             answer = ask(

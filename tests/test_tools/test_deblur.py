@@ -60,6 +60,34 @@ class TestOneClip:
             assert np.array_equal(a, b)
             assert not np.array_equal(a, blurry)
 
+    def test_preview(self, call_tool, folder, video, tmp_path, page_clips):
+        out = tmp_path / 'out'
+        result = call_tool('deblur', folder, video, out, '--preview', 2, '--end', 4)
+        assert result.code == 0, result.err
+        first, second, last = result.out.splitlines()
+        assert first.startswith('frames: 4 frames, restoring all of them takes about ')
+        assert second.startswith('clip.mp4: 4 frames, ')
+        assert not out.exists(), 'the preview only'
+        page = tmp_path / 'out.preview' / 'index.html'
+        assert last == f'Page for a browser: {page}'
+        clips = page_clips(page)
+        assert [(c['name'], c['frames']) for c in clips] == [
+            ('frames', [sorted(folder.iterdir())[i].name for i in (1, 3)]),
+            ('clip.mp4', ['0:00.04', '0:00.12']),
+        ]
+        assert list(clips[0]['images']) == ['blurry', 'restored']
+        assert call_tool('deblur', folder, out, '--preview', 1).code == 0, 'again'
+        assert len(page_clips(page)) == 1
+        assert len(list(page.parent.rglob('*.png'))) == 2
+
+    def test_preview_keeps_other_folders(self, call_tool, folder, tmp_path):
+        mine = tmp_path / 'out.preview' / 'mine'
+        mine.mkdir(parents=True)
+        result = call_tool('deblur', folder, tmp_path / 'out', '--preview', 1)
+        assert result.code == 1
+        assert 'out.preview: is not a preview of this command; rename or remove it' in result.err
+        assert mine.exists()
+
     def test_video_with_a_part_side_by_side(self, call_tool, video, tmp_path):
         out = tmp_path / 'out.mkv'
         result = call_tool(

@@ -10,8 +10,9 @@ from playwright.sync_api import expect
 from dblrgan_mm.viewer import show
 
 
+@pytest.mark.slow
 def test_in_a_notebook(sample_root, tmp_path, new_page):
-    """The cells of docs/python.md, run by Jupyter; the output is opened in a browser."""
+    """The example of docs/deblur.md, run by Jupyter; the output is opened in a browser."""
     folder = sample_root / 'train' / 'gopro_walk_a' / 'blur'
     code = f"""
 from pathlib import Path

