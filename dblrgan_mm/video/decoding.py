@@ -237,13 +237,13 @@ class Video:
                 frames = self._decoded(max(first, begin - margin))
                 head = next(frames, None)
                 if head and head.time is not None and head.time < begin + 1 / self.rate:
-                    frames = itertools.dropwhile(
+                    later = itertools.dropwhile(
                         lambda frame: frame.time is not None and frame.time < begin,
                         itertools.chain([head], frames),
                     )
-                    for frame in frames:
+                    for frame in later:
                         yield frame
-                        yield from frames
+                        yield from later
                         return
         yield from itertools.islice(self._decoded(), number, None)
 
