@@ -9,7 +9,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class Job:
         previewed: whether there is a preview.
         frames, finished: number of frames of the task, and of those that are finished.
         seconds_left: estimated time until the task is finished; None if unknown.
+        queued: when the task was queued, in seconds since 1970.
     """
 
     id: str
@@ -62,6 +63,7 @@ class Job:
     frames: int = 0
     finished: int = 0
     seconds_left: float | None = None
+    queued: float = 0.0
 
 
 class CancelledError(Exception):
@@ -118,7 +120,7 @@ class Jobs:
                 continue
             self._jobs[job.id] = job
         self.clean()
-        for job in self.all():
+        for job in sorted(self.all(), key=lambda job: job.queued):
             if job.state not in RESTING:
                 self._queue.put(job.id)
 
@@ -162,7 +164,8 @@ class Jobs:
         shown = re.split(r'[/\\]', name)[-1][:200] or 'video'
         suffix = Path(shown).suffix.lower()
         suffix = suffix if re.fullmatch(r'\.[a-z0-9]{1,5}', suffix) else '.mp4'
-        job = Job(upload.stem, shown, suffix, weights, time.time())
+        now = time.time()
+        job = Job(upload.stem, shown, suffix, weights, created=now, queued=now)
         folder, source = self.folder / job.id, self.source(job)
         try:
             folder.mkdir()
@@ -187,7 +190,10 @@ class Jobs:
                 raise UserError(f'{job.name}: is already being restored; cancel that first')
             if job.state == 'done':
                 raise UserError(f'{job.name}: is already restored; upload it again')
-            self._change(key, state='waiting', task=task, weights=weights, message='', finished=0)
+            begun: dict[str, Any] = dict(
+                state='waiting', message='', finished=0, queued=time.time()
+            )
+            self._change(key, task=task, weights=weights, **begun)
             self._queue.put(key)
 
     def cancel(self, key: str) -> None:
@@ -291,14 +297,15 @@ class Jobs:
         if part.exists() and read_settings(part).get('network') != deblurrer.identity:
             shutil.rmtree(part)  # begun with other weights
         try:
-            count, faults = restore_clip(
-                self.source(job),
-                target,
-                deblurrer,
-                overwrite=True,
-                resume=part.exists(),
-                progress=lambda total, done: self._progress(job, total or 0, done),
-            )
+            with _warnings() as warnings:
+                count, faults = restore_clip(
+                    self.source(job),
+                    target,
+                    deblurrer,
+                    overwrite=True,
+                    resume=part.exists(),
+                    progress=lambda total, done: self._progress(job, total or 0, done),
+                )
         except CancelledError:
             if not self._closed:
                 shutil.rmtree(part, ignore_errors=True)
@@ -310,9 +317,8 @@ class Jobs:
                 f'cannot be written ({error.__cause__.strerror}); finished frames are kept: free '
                 'some space, then restore the video again'
             ) from error
-        message = f'{count} frames restored'
-        if faults:
-            message += f'; {faults[0]}'.replace(str(self.source(job)), job.name)
+        message = '; '.join([f'{count} frames restored', *faults[:1], *warnings])
+        message = message.replace(str(self.source(job)), job.name)
         self._end(job.id, state='done', message=message)
 
     def _progress(self, job: Job, total: int, done: int) -> Callable[[], None]:
@@ -330,6 +336,19 @@ class Jobs:
             self._change(job.id, store=False, finished=done, seconds_left=seconds)
 
         return step
+
+
+@contextlib.contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """Collect the warnings that are logged in this block, such as streams that are not copied."""
+    found: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
 
 
 @contextlib.contextmanager

@@ -168,8 +168,10 @@ async function refresh() {
   if (!$('weights').options.length) {
     $('weights').replaceChildren(...state.weights.map((name) => new Option(name)));
   }
-  let ahead = state.jobs.filter((job) => job.state === 'running').length;
-  for (const job of state.jobs) update(job, job.state === 'waiting' ? ahead++ : 0);
+  const pending = state.jobs.filter((job) => !RESTING.includes(job.state));
+  for (const job of state.jobs) {
+    update(job, pending.filter((other) => other.queued < job.queued).length);
+  }
   const left = new Set(state.jobs.map((job) => job.id));
   for (const [id, card] of cards) {
     if (!left.has(id)) {

@@ -254,6 +254,29 @@ class TestQueue:
         wait(lambda: server.jobs.get(second).state == 'ready')
         assert server.jobs.get(first).state == 'ready'
 
+    def test_number_of_videos_before_one(self, server, video, gate, new_page):
+        ready = upload(server, video)
+        wait(lambda: server.jobs.get(ready).state == 'ready')
+        upload(server, video, name='second.mp4', weights=GATED)
+        ask(server, 'POST', f'/jobs/{ready}/restore?weights=dblrnet_plus')
+        page = new_page()
+        page.goto(server.url)
+        card = page.locator('article', has_text='a.mp4')
+        expect(card.get_by_role('status')).to_have_text('Waiting for 1 before it (dblrnet_plus)')
+        gate.release(3)
+
+    def test_streams_that_are_not_copied_are_named(self, server, video, monkeypatch):
+        def restore(source, *arguments, **keywords) -> tuple[int, list[str]]:
+            jobs_module.logger.warning('%s: not copied: telemetry', source)
+            return 12, []
+
+        monkeypatch.setattr(jobs_module, 'restore_clip', restore)
+        key = upload(server, video)
+        wait(lambda: server.jobs.get(key).state == 'ready')
+        ask(server, 'POST', f'/jobs/{key}/restore?weights=dblrnet_plus')
+        wait(lambda: server.jobs.get(key).state == 'done')
+        assert server.jobs.get(key).message == ('12 frames restored; a.mp4: not copied: telemetry')
+
     def test_waiting_task_is_cancelled(self, server, video, gate):
         first, second = upload(server, video, weights=GATED), upload(server, video)
         wait(lambda: server.jobs.get(first).state == 'running')
