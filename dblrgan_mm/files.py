@@ -88,6 +88,16 @@ def report_write_errors(target: Path, what_now: str) -> Iterator[None]:
         ) from error
 
 
+def empty_own(folder: Path, command: str) -> None:
+    """Empty or create a folder of a command; raises UserError if it was made otherwise."""
+    mark = folder / f'made_by_{command}'
+    if folder.exists() and not mark.is_file():
+        raise UserError(f'{folder} was not made by {command}; choose another output, or remove it')
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    mark.touch()
+
+
 def write_whole(final: Path, content: bytes) -> None:
     """Write a file atomically; after an ``OSError`` the previous file, if any, is unchanged.
 

@@ -8,7 +8,6 @@ inputs among themselves.
 import argparse
 import logging
 import os
-import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -211,11 +210,8 @@ def write_preview(jobs: list[tuple[Path, Path]], args: argparse.Namespace) -> No
     from dblrgan_mm.inference.restore_clip import Options
     from dblrgan_mm.viewer import write_page
 
-    output = args.output if args.output.name not in ('', '..') else args.output.resolve()
-    folder = output.with_name(f'{output.name}.preview')
-    page, mark = folder / 'index.html', folder / 'made_by_preview'
-    if folder.exists() and not mark.is_file():
-        raise UserError(f'{folder}: is not a preview of this command; rename or remove it')
+    folder = Path(f'{os.path.abspath(args.output)}.preview')
+    page = folder / 'index.html'
     deblurrer = load(args, local_rank=0, processes=1)
     options = Options(args.start, args.end, fps=args.fps)
     clips, notes, failed = [], [], 0
@@ -223,9 +219,7 @@ def write_preview(jobs: list[tuple[Path, Path]], args: argparse.Namespace) -> No
         files.report_write_errors(page, 'Free some space'),
         tqdm(total=args.preview * len(jobs), unit='frame', disable=None) as bar,
     ):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        mark.touch()
+        files.empty_own(folder, 'preview')
         for i, (source, _) in enumerate(jobs):
             try:
                 found = preview(

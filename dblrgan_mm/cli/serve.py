@@ -17,7 +17,7 @@ from pathlib import Path
 from dblrgan_mm import files
 from dblrgan_mm.errors import UserError
 
-_LOCAL = ('127.0.0.1', 'localhost', '[::1]', '::1')
+_LOCAL = ('127.0.0.1', 'localhost', '[::1]')
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -18,7 +18,12 @@ AS_STORED = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
 def frame_paths(folder: Path) -> list[Path]:
     """Return the images in a folder, in numerical order."""
     paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != '.']
-    return sorted(paths, key=lambda path: ([int(n) for n in re.findall(r'\d+', path.stem)], path))
+    return sorted(paths, key=lambda path: (numbers_in(path.stem), path))
+
+
+def numbers_in(name: str) -> list[int]:
+    """Return the numbers in the name of a frame, to sort frames by them."""
+    return [int(number) for number in re.findall(r'\d+', name)]
 
 
 def read_frame(path: str | Path, channel_order: str = 'rgb') -> np.ndarray:
@@ -87,3 +92,10 @@ def encode_image(image: np.ndarray, suffix: str, options: Sequence[int] = ()) ->
             f'an image of {width}x{height} pixels cannot be stored as {suffix}; use another format'
         )
     return content.tobytes()
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Write an RGB image (h, w, 3) as PNG, with little compression; creates the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    path.write_bytes(encode_image(bgr, '.png', [cv2.IMWRITE_PNG_COMPRESSION, 1]))

@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
-import numpy as np
 import torch
 
 from dblrgan_mm.clips import clip_store
 from dblrgan_mm.clips.clip import Clip
+from dblrgan_mm.clips.frames import write_png
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.measuring import PeakMemory, flop_counter, now
 
@@ -176,11 +175,4 @@ def count_macs(model: 'BaseModel', batch: dict) -> int:
 
 def write_frame(path: Path, frame: torch.Tensor) -> None:
     """Round a frame (3, h, w), BGR in [0, 255], and write it as a PNG file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_image(path, frame.clamp(0, 255).round().byte().permute(1, 2, 0).contiguous().numpy())
-
-
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Write an image (h, w, 3), BGR, uint8, as a PNG file."""
-    if not cv2.imwrite(str(path), image, [cv2.IMWRITE_PNG_COMPRESSION, 1]):
-        raise UserError(f'{path} could not be written')
+    write_png(path, frame.clamp(0, 255).round().byte().flip(0).permute(1, 2, 0).cpu().numpy())

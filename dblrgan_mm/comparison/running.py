@@ -20,10 +20,11 @@ from mmengine.config import Config
 from dblrgan_mm import files
 from dblrgan_mm.clips import clip_store
 from dblrgan_mm.clips.clip import Clip
+from dblrgan_mm.clips.frames import write_png
 from dblrgan_mm.comparison import lpips_weights
 from dblrgan_mm.comparison.outside import Folder
 from dblrgan_mm.comparison.report import INPUT, SHARP, largest_difference
-from dblrgan_mm.comparison.restoring import Clips, Method, frame_file, restore, write_image
+from dblrgan_mm.comparison.restoring import Clips, Method, frame_file, restore
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.viewer import ViewedClip
 
@@ -97,7 +98,7 @@ class Comparison:
         if result is not None:
             advance(self.frames)
             return result
-        _clear(folder)
+        files.empty_own(folder, 'compare')
         result = self._run(method, folder, advance)
         if 'failed' not in result:
             content = json.dumps(dict(result, fingerprint=mark), indent=1)
@@ -230,8 +231,7 @@ class Comparison:
                 change = largest_difference(frames[1:-1] if len(frames) > 3 else frames[:-1])
                 picture = compare_frames(frames, rows, zoom=4, change=change)
                 path = self.out / 'grids' / f'{given}_{clip.name.replace("/", "_")}.png'
-                path.parent.mkdir(exist_ok=True)
-                cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+                write_png(path, picture)
 
     def _source(self) -> list[Any]:
         """Return what every result depends on: the frames, by size and time of their files."""
@@ -269,16 +269,6 @@ def _state(path: str) -> tuple[int, int]:
     """Return the size and time of a file, to detect changes."""
     status = os.stat(path)
     return status.st_size, status.st_mtime_ns
-
-
-def _clear(folder: Path) -> None:
-    """Empty or create a folder; raises UserError if another program made it."""
-    mark = folder / 'made_by_compare'
-    if folder.exists() and not mark.is_file():
-        raise UserError(f'{folder} was not made by a comparison; choose another OUT')
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    mark.touch()
 
 
 def _prepare_scoring() -> None:
@@ -325,8 +315,9 @@ def score_one(
     """Return the scores of a clip's restored frames, which are copied from ``sources`` if given."""
     from dblrgan_mm.comparison.scores import score_clip
 
-    for source, frame in zip(sources or (), frames, strict=bool(sources)):
-        _copy_frame(source, frame)
+    if sources is not None:
+        for source, frame in zip(sources, frames, strict=True):
+            _copy_frame(source, frame)
     sharp = map(clip_store.read_any, clip.sharp or ())
     scores = score_clip((clip_store.read_any(str(frame)) for frame in frames), sharp)
     return [
@@ -337,11 +328,11 @@ def score_one(
 
 def _copy_frame(source: str, target: Path) -> None:
     """Copy a frame to a PNG file; its pixels do not change."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     if source.endswith('.png') and not clip_store.is_place(source):
+        target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
     else:
-        write_image(target, cv2.cvtColor(clip_store.read_any(source), cv2.COLOR_RGB2BGR))
+        write_png(target, clip_store.read_any(source))
 
 
 def _spread(clips: list[Clip], count: int) -> list[Clip]:

@@ -1,16 +1,15 @@
 """Frames of a test, for a page in a browser."""
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 from mmagic.evaluation.metrics.psnr import psnr
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from dblrgan_mm.clips.frames import numbers_in, write_png
 from dblrgan_mm.engine.visualizer import centre_frames, log_write_errors
 from dblrgan_mm.viewer import ViewedClip
 
@@ -53,9 +52,7 @@ class TestFramesHook(Hook):
         images = centre_frames(sample)
         paths = {name: folder / name / clip / f'{frame}.png' for name in images}
         for name, path in paths.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            png = cv2.imencode('.png', cv2.cvtColor(images[name], cv2.COLOR_RGB2BGR))[1]
-            path.write_bytes(png.tobytes())
+            write_png(path, images[name])
         sharp = images.get('sharp')
         scores = {} if sharp is None else {
             name: float(psnr(image, sharp)) for name, image in images.items()
@@ -67,7 +64,7 @@ class TestFramesHook(Hook):
         # the sampler repeats some frames, so that all processes have equally many
         frames = {(clip, frame): rest for part in parts for clip, frame, *rest in part}
         by_clip: dict[str, list[str]] = {}
-        for clip, frame in sorted(frames, key=_numerical):
+        for clip, frame in sorted(frames, key=lambda key: (key[0], numbers_in(key[1]), key)):
             by_clip.setdefault(clip, []).append(frame)
         self.clips = []
         for clip, names in by_clip.items():
@@ -80,9 +77,3 @@ class TestFramesHook(Hook):
                     {method: [found[method] for found in scores] for method in scores[0]},
                 )
             )
-
-
-def _numerical(key: tuple[str, str]) -> tuple[str, list[int], str]:
-    """Sort the frames of a clip by the numbers in their names, as ``frame_paths`` does."""
-    clip, frame = key
-    return clip, [int(number) for number in re.findall(r'\d+', frame)], frame

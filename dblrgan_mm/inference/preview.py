@@ -6,13 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from dblrgan_mm.clips.clip import pad_index
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.inference.deblurrer import Deblurrer
 from dblrgan_mm.inference.restore_clip import Options
+from dblrgan_mm.video.images import encode_frame
 from dblrgan_mm.video.reading import ClipFrame, open_clip
 from dblrgan_mm.viewer import ViewedClip
 
@@ -88,8 +86,10 @@ def preview(
         restored = deblurrer.centre([frame.image for frame in window])
         times.append(time.perf_counter() - begin)
         for method, image in (('blurry', window[reach].image), ('restored', restored)):
-            images[method].append(folder / method / f'{number:06d}.png')
-            _write(images[method][-1], image)
+            path = folder / method / f'{number:06d}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode_frame(image, '.png', tags=clip.format.tags)[0])
+            images[method].append(path)
         names.append(_name(window[reach], float(clip.format.time_base)))
         progress()
     if fault is not None and not times:
@@ -104,12 +104,6 @@ def _name(frame: ClipFrame, time_base: float) -> str:
         return frame.path.name
     minutes, seconds = divmod(frame.pts * time_base, 60)
     return f'{minutes:.0f}:{seconds:05.2f}'
-
-
-def _write(path: Path, image: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    png = cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
-    path.write_bytes(png.tobytes())
 
 
 def duration(seconds: float) -> str:

@@ -142,6 +142,8 @@ class Video:
         read: the number of frames decoded so far.
         last_duration: how long the last frame is displayed, in units of its time base; None until
             it has been read, or if the file does not state it.
+        first_time: when the first frame is displayed, in seconds; None until it has been decoded,
+            or if the file does not state it.
         seekable: whether FFmpeg finds the right place in the file.
         aspect: width of a pixel divided by its height; None until a frame has been decoded, or if
             the file does not state it.
@@ -159,6 +161,7 @@ class Video:
             self.frames = stream.frames or round(self.duration * self.rate)
             self.seekable = container.format.name != 'mpeg'  # finds wrong places in .mpg and .vob
         self.last_duration: int | None = None
+        self.first_time: float | None = None
         self.aspect: Fraction | None = None
 
     def __iter__(self) -> Generator[Any, None, None]:
@@ -170,7 +173,7 @@ class Video:
         import av
 
         self.read, self.faults, damaged = 0, [], None
-        first = last = 0.0
+        last = None
         shown_last = None
         with open_container(self.path) as container:
             stream = video_stream(container, self.path)
@@ -206,7 +209,8 @@ class Video:
                         self.aspect = stream.sample_aspect_ratio
                         if self.aspect is None and stream.codec_context.name == 'ffv1':
                             self.aspect = _pixel_aspect(frame)
-                    first, last = (first if self.read else frame.time), frame.time
+                        self.first_time = frame.time
+                    last = frame.time
                     self.read += 1
                     assume_matrix(frame)
                     yield frame
@@ -217,8 +221,8 @@ class Video:
                 'another file'
             )
         seconds = self.read / self.rate
-        if None not in (first, last):
-            seconds = last - first + 1 / self.rate
+        if self.first_time is not None and last is not None:
+            seconds = last - self.first_time + 1 / self.rate
         # The number of frames is not enough: the stated one includes frames that an edit list hides
         if self.read < 0.9 * self.frames and seconds < 0.9 * self.duration:
             self.faults.append(f'{self.path}: ends after {self.read} of {self.frames} frames')
@@ -229,8 +233,7 @@ class Video:
         The number is converted to a time with the average frame rate. If the container cannot seek
         to that time, the frames before are read and skipped. Faults are not collected.
         """
-
-        first = next((frame.time for frame in self._decoded()), None)
+        first = self.first_time
         if number and first is not None and self.seekable:
             begin = first + float((number - 0.5) / self.rate)
             for margin in (0, 10):  # seconds; some containers find only a place after a key frame

@@ -148,7 +148,9 @@ def show(title: str = 'Frames', **methods: 'Sequence[np.ndarray | torch.Tensor]'
 def _data_url(frame: 'np.ndarray | torch.Tensor') -> str:
     import cv2
 
+    from dblrgan_mm.clips.frames import encode_image
+
     if not isinstance(frame, np.ndarray):
         frame = frame.permute(1, 2, 0).cpu().numpy()
-    png = cv2.imencode('.png', cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1]
-    return f'data:image/png;base64,{base64.b64encode(png.tobytes()).decode()}'
+    png = encode_image(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), '.png')
+    return f'data:image/png;base64,{base64.b64encode(png).decode()}'

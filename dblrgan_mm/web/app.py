@@ -11,7 +11,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from dblrgan_mm.errors import UserError
-from dblrgan_mm.web.jobs import Job, Jobs, removed_on_error
+from dblrgan_mm.inference.preview import duration
+from dblrgan_mm.web.jobs import Job, Jobs
 
 _HERE = Path(__file__).parent
 
@@ -60,36 +61,37 @@ def build_app(
 
     @app.get('/jobs')
     def state() -> dict[str, Any]:
-        return dict(
-            jobs=[asdict(job) for job in jobs.all()], weights=list(weights), max_bytes=max_bytes
-        )
+        found = [
+            asdict(job) | dict(left=job.seconds_left and duration(job.seconds_left))
+            for job in jobs.all()
+        ]
+        return dict(jobs=found, weights=list(weights), max_bytes=max_bytes)
 
     @app.post('/jobs')
     async def upload(request: Request, name: str, weights: str) -> Response:
         weights = known(weights)
         stated = int(request.headers.get('content-length', 0))
         path = jobs.new_upload()
-        with removed_on_error(path):
-            try:
-                if stated > max_bytes:
-                    raise UserError(_too_large(name, max_bytes))
-                size = 0
-                with path.open('wb') as file:
-                    async for chunk in request.stream():
-                        size += len(chunk)
-                        if size > max_bytes:
-                            raise UserError(_too_large(name, max_bytes))
-                        file.write(chunk)
-                if stated and size < stated:
-                    raise UserError(f'{name}: the upload was cut off; try again')
-                job = await run_in_threadpool(jobs.add, path, name, weights)
-                return JSONResponse(asdict(job))
-            except ClientDisconnect:
-                raise UserError(f'{name}: the upload was cut off; try again') from None
-            except OSError as error:
-                raise UserError(
-                    f'{name}: cannot be stored on the server ({error.strerror}); remove some videos'
-                ) from error
+        try:
+            if stated > max_bytes:
+                raise UserError(_too_large(name, max_bytes))
+            size = 0
+            with path.open('wb') as file:
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > max_bytes:
+                        raise UserError(_too_large(name, max_bytes))
+                    file.write(chunk)
+            job = await run_in_threadpool(jobs.add, path, name, weights)
+            return JSONResponse(asdict(job))
+        except ClientDisconnect:
+            raise UserError(f'{name}: the upload was cut off; try again') from None
+        except OSError as error:
+            raise UserError(
+                f'{name}: cannot be stored on the server ({error.strerror}); remove some videos'
+            ) from error
+        finally:
+            path.unlink(missing_ok=True)  # unless it was added
 
     @app.post('/jobs/{key}/{task}')
     def start(key: str, task: str, weights: str) -> Response:

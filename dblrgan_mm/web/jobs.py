@@ -119,7 +119,6 @@ class Jobs:
                 logger.warning('%s: cannot be read; this job is left out', path)
                 continue
             self._jobs[job.id] = job
-        self.clean()
         for job in sorted(self.all(), key=lambda job: job.queued):
             if job.state not in RESTING:
                 self._queue.put(job.id)
@@ -151,8 +150,7 @@ class Jobs:
         return self.folder / job.id / 'preview'
 
     def new_upload(self) -> Path:
-        """Return the path of a file for a new upload; it is removed unless :meth:`add` takes it."""
-        self.clean()
+        """Return the path of a file for a new upload, for :meth:`add`."""
         return self.folder / f'{secrets.token_hex(8)}.part'
 
     def add(self, upload: Path, name: str, weights: str) -> Job:
@@ -236,10 +234,10 @@ class Jobs:
 
     def _work(self) -> None:
         while not self._closed:
+            self.clean()
             try:
                 key = self._queue.get(timeout=_CLEANING)
             except queue.Empty:
-                self.clean()
                 continue
             if key is None:
                 return
@@ -349,13 +347,3 @@ def _warnings() -> Iterator[list[str]]:
         yield found
     finally:
         logger.removeHandler(handler)
-
-
-@contextlib.contextmanager
-def removed_on_error(path: Path):
-    """Remove a file if the block raises."""
-    try:
-        yield
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise

@@ -96,17 +96,11 @@ document.addEventListener('drop', (event) => {
 
 // Jobs ------------------------------------------------------------------------------------------
 
-function inWords(seconds) {
-  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
-  const minutes = Math.round(seconds / 60);
-  return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
-}
-
 function describe(job, ahead) {
   const doing = job.task === 'preview' ? 'Preview' : 'Restoring';
   if (job.state === 'waiting') return ahead ? `Waiting for ${ahead} before it` : 'Waiting';
   if (job.state === 'running') {
-    const left = job.seconds_left == null ? '' : `, ${inWords(job.seconds_left)} left`;
+    const left = job.left ? `, ${job.left} left` : '';
     return `${doing}: ${job.finished} of ${job.frames || '?'} frames${left}`;
   }
   return { ready: 'Preview', done: 'Done', failed: 'Failed', cancelled: 'Cancelled' }[job.state]

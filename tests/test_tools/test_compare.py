@@ -179,7 +179,7 @@ def test_folder_not_made_by_compare_is_kept(call_tool, sample_root, tmp_path):
     (mine / 'precious').touch()
     result = call_tool('compare', tmp_path, '--data', f'a={sample_root}:test')
     assert result.code == 1
-    assert 'was not made by a comparison' in result.err
+    assert 'was not made by compare' in result.err
     assert (mine / 'precious').exists()
 
 

@@ -80,12 +80,23 @@ class TestOneClip:
         assert len(page_clips(page)) == 1
         assert len(list(page.parent.rglob('*.png'))) == 2
 
+    def test_preview_of_a_bad_input(self, call_tool, folder, tmp_path, page_clips):
+        (tmp_path / 'bad.mp4').write_text('no video')
+        result = call_tool('deblur', tmp_path / 'bad.mp4', folder, tmp_path / 'out', '--preview', 1)
+        assert result.code == 1
+        assert 'bad.mp4: not a video that can be read' in result.out
+        assert '1 of 2 inputs failed' in result.err
+        assert len(page_clips(tmp_path / 'out.preview' / 'index.html')) == 1
+        result = call_tool('deblur', tmp_path / 'bad.mp4', tmp_path / 'x.mp4', '--preview', 1)
+        assert result.code == 1
+        assert 'no preview: no input can be read' in result.err
+
     def test_preview_keeps_other_folders(self, call_tool, folder, tmp_path):
         mine = tmp_path / 'out.preview' / 'mine'
         mine.mkdir(parents=True)
         result = call_tool('deblur', folder, tmp_path / 'out', '--preview', 1)
         assert result.code == 1
-        assert 'out.preview: is not a preview of this command; rename or remove it' in result.err
+        assert 'out.preview was not made by preview; choose another output' in result.err
         assert mine.exists()
 
     def test_video_with_a_part_side_by_side(self, call_tool, video, tmp_path):
