@@ -212,6 +212,8 @@ def write_preview(jobs: list[tuple[Path, Path]], args: argparse.Namespace) -> No
 
     folder = Path(f'{os.path.abspath(args.output)}.preview')
     page = folder / 'index.html'
+    if not folder.parent.is_dir():
+        raise UserError(f'{folder}: the folder {folder.parent} does not exist; create it first')
     deblurrer = load(args, local_rank=0, processes=1)
     options = Options(args.start, args.end, fps=args.fps)
     clips, notes, failed = [], [], 0

@@ -30,10 +30,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
             raise argparse.ArgumentTypeError(f'must be greater than 0, got {text}')
         return float(text)
 
+    def port(text: str) -> int:
+        if int(text) not in range(65536):
+            raise argparse.ArgumentTypeError(f'must be at most 65535, got {text}')
+        return int(text)
+
     add = parser.add_argument
     add('--folder', type=Path, default=Path('deblurred'),
         help='folder for uploaded videos and results (default: deblurred)')  # fmt: skip
-    add('--port', type=int, default=8000, help='port (default: 8000)')
+    add('--port', type=port, default=8000, help='port; 0: any free one (default: 8000)')
     add('--host', default='127.0.0.1', help='address to serve on (default: 127.0.0.1)')
     add('--public', action='store_true',
         help='allow an address that other computers can reach; anybody there can upload and '
@@ -111,9 +116,9 @@ def _bound(host: str, port: int) -> socket.socket:
         listener = socket.socket(family)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, 'strerror', None) or error
+    except OSError as error:
         raise UserError(
-            f'cannot serve on {host} port {port} ({reason}); choose another --port or --host'
+            f'cannot serve on {host} port {port} ({error.strerror}); choose another --port or '
+            '--host'
         ) from error
     return listener

@@ -464,6 +464,14 @@ class TestAccess:
     def test_local_addresses(self, host):
         assert serve.check_address(host, public=False)
 
+    @pytest.mark.parametrize(
+        'arguments', ['--port 65536', '--port -1', '--max-size 0', '--max-size inf', '--keep nan']
+    )
+    def test_values_out_of_range(self, arguments, capsys):
+        with pytest.raises(SystemExit):
+            serve.parse_args(arguments.split())
+        assert arguments.split()[0] in capsys.readouterr().err
+
     def test_port_that_is_taken(self):
         with serve._bound('127.0.0.1', 0) as listener:
             listener.listen()

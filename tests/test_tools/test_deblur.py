@@ -91,6 +91,11 @@ class TestOneClip:
         assert result.code == 1
         assert 'no preview: no input can be read' in result.err
 
+    def test_preview_in_a_missing_folder(self, call_tool, folder, tmp_path):
+        result = call_tool('deblur', folder, tmp_path / 'missing' / 'out', '--preview', 1)
+        assert result.code == 1
+        assert f'the folder {tmp_path / "missing"} does not exist; create it first' in result.err
+
     def test_preview_keeps_other_folders(self, call_tool, folder, tmp_path):
         mine = tmp_path / 'out.preview' / 'mine'
         mine.mkdir(parents=True)
