@@ -34,7 +34,7 @@ def main() -> None:
     add = parser.add_argument
     add('out', type=Path, metavar='OUT', help='output folder for tables, frames and pictures')
     add('--data', action='append', required=True, metavar='NAME=ROOT:SPLIT',
-        help='data set with sharp frames, or a clip store of it; repeat for several')  # fmt: skip
+        help='data set, or a clip store of it; repeat for several')  # fmt: skip
     add(
         '--layout',
         choices=LAYOUTS,
@@ -47,12 +47,14 @@ def main() -> None:
     add('--method', action='append', default=[], metavar='NAME=CONFIG[:CHECKPOINT]|FOLDER',
         help='restorer, repeat for several; without a checkpoint: random weights, to measure the '
         'cost. FOLDER has frames that another program restored: DATA/CLIP/FRAME.png')  # fmt: skip
+    add('--unpaired', action='store_true',
+        help='do not look for sharp frames; use scores that need none')  # fmt: skip
     add('--device', default='auto', help='auto, cpu, cuda or cuda:1 (default: auto)')
     add('--workers', type=launch.positive, default=os.cpu_count(), metavar='N',
         help='scoring processes (default: one per CPU core)')  # fmt: skip
     args = parser.parse_args()
     launch.require_mmagic()
-    data = [_parse_data(text, args.layout, args.layout_args) for text in args.data]
+    data = [_parse_data(text, args) for text in args.data]
     methods = [_parse_method(text) for text in args.method]
     for kind, names in (('--data', data), ('--method', methods)):
         names = [given.name for given in names]
@@ -69,14 +71,14 @@ def main() -> None:
         compare(args, data, methods)
 
 
-def _parse_data(text: str, layout: str, layout_args: dict[str, str]) -> Any:
+def _parse_data(text: str, args: argparse.Namespace) -> Any:
     from dblrgan_mm.comparison.restoring import Clips
 
     name, _, place = text.partition('=')
     root, _, split = place.rpartition(':')
     if not (name and root and split):
         raise UserError(f'--data takes NAME=ROOT:SPLIT, got {text!r}')
-    return Clips(_plain(name), layout, root, split, layout_args)
+    return Clips(_plain(name), args.layout, root, split, args.layout_args, not args.unpaired)
 
 
 def _parse_method(text: str) -> Any:
@@ -119,7 +121,7 @@ def compare(args: argparse.Namespace, data: list, methods: list) -> None:
                TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
     results: dict[str, dict] = {}
     with comparison.pool, Progress(*columns, console=console) as progress:
-        for method in [INPUT, *methods, SHARP]:
+        for method in comparison.rows:
             name = method if isinstance(method, str) else method.name
             task = progress.add_task(name, total=comparison.frames)
             result = comparison.result(method, functools.partial(progress.advance, task))

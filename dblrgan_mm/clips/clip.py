@@ -131,7 +131,7 @@ def _faults_of_side(paths: list[str], place: str) -> Iterator[tuple[str | None, 
             yield (
                 None,
                 f'no folder {place}. A clip needs one folder for its blurry frames and one for its '
-                'sharp frames. To load clips without sharp frames, set gt=None.',
+                'sharp frames. If there are none, set gt=None in the config, or use --unpaired.',
             )
         return
     for same in _by_number(paths).values():

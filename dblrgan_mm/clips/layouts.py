@@ -210,7 +210,10 @@ def patterns(
     found = {'blurry': _matches(root, split, blurry)}
     if paired:
         if sharp is None:
-            raise DatasetError('layout_args need a pattern for the sharp frames: sharp=...')
+            raise DatasetError(
+                'layout_args need a pattern for the sharp frames: sharp=... If there are none, set '
+                'gt=None in the config, or use --unpaired.'
+            )
         found['sharp'] = _matches(root, split, sharp)
     if not any(found.values()):
         raise _NotFoundError(root / blurry.replace('{split}', split))

@@ -18,6 +18,8 @@ _LABELS = {
     'ssim': ('SSIM (MMagic)', 4),
     'ssim_skimage': ('SSIM (scikit-image)', 4),
     'lpips': ('LPIPS', 4),
+    'blur_effect': ('blur effect', 4),
+    'niqe': ('NIQE', 3),
     'warping_error': ('warping error, 1e-3', 3),
 }
 COSTS = {
@@ -40,6 +42,16 @@ def mean_scores(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
     return means
 
 
+def main_score(rows: Iterable[dict[str, Any]]) -> str:
+    """Return the score to plot: 'psnr', or 'blur_effect' if the clips have no sharp frames."""
+    return 'psnr' if any('psnr' in row for row in rows) else 'blur_effect'
+
+
+def label(score: str) -> str:
+    """Return the name and unit of a score."""
+    return _LABELS[score][0]
+
+
 def summary(results: dict[str, dict], data: Sequence[str]) -> dict[str, dict]:
     """Return each method's ``cost``, or why it ``failed``, and its mean ``scores`` per data set."""
     found = {}
@@ -51,7 +63,7 @@ def summary(results: dict[str, dict], data: Sequence[str]) -> dict[str, dict]:
 
 
 def tables(results: dict[str, dict], data: Sequence[str]) -> list[Table]:
-    """Return two tables per data set: means and costs of each method, and its PSNR per clip.
+    """Return two tables per data set: means and costs of each method, and its main score per clip.
 
     Args:
         results: for each method, in order, either ``rows`` (scores per frame, with 'data', 'clip'
@@ -88,12 +100,13 @@ def _tables_of(results: dict[str, dict], name: str) -> tuple[Table, Table]:
             for key, (_, factor, digits) in COSTS.items()
         ]
         lines.append([method, *cells])
+    main = main_score(rows[INPUT])
     by_clip = []
     for method, scored in rows.items():
-        psnr = [mean_scores(r for r in scored if r['clip'] == clip).get('psnr') for clip in clips]
-        by_clip.append([method, *(_number(value, 2) for value in psnr)])
+        found = [mean_scores(r for r in scored if r['clip'] == clip).get(main) for clip in clips]
+        by_clip.append([method, *(_number(value, _LABELS[main][1]) for value in found)])
     heads = ['', *(_LABELS[score][0] for score in scores), *(cost[0] for cost in COSTS.values())]
-    return Table(title, heads, lines), Table(f'{name}: PSNR per clip, dB', ['', *clips], by_clip)
+    return Table(title, heads, lines), Table(f'{name}: {label(main)}', ['', *clips], by_clip)
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -125,33 +138,34 @@ def write_csv(results: dict[str, dict], path: Path) -> None:
 
 
 def plot(results: dict[str, dict], data: Sequence[str], path: Path) -> None:
-    """Plot PSNR against multiply-accumulates per frame, one panel per data set."""
+    """Plot the main score against multiply-accumulates per frame, one panel per data set."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2 * len(data), 3.8), layout='constrained')
     for i, name in enumerate(data):
         axes = figure.add_subplot(1, len(data), i + 1)
+        main = main_score(row for row in results[INPUT]['rows'] if row['data'] == name)
         costs = []
         for method, result in results.items():
             if 'failed' in result:
                 continue
             mean = mean_scores(row for row in result['rows'] if row['data'] == name)
             cost = result['cost']
-            if 'psnr' not in mean:  # every frame is restored perfectly: PSNR is infinite
+            if main not in mean:  # every frame is restored perfectly: PSNR is infinite
                 continue
             macs = cost['data'][name].get('macs') if cost else None
             if macs is None:  # the input, or a method of unknown cost
                 color = 'grey' if method == INPUT else None
-                axes.axhline(mean['psnr'], color=color, linestyle='--', linewidth=1, label=method)
+                axes.axhline(mean[main], color=color, linestyle='--', linewidth=1, label=method)
             else:
-                axes.plot(macs * 1e-9, mean['psnr'], marker='o', linestyle='', label=method)
+                axes.plot(macs * 1e-9, mean[main], marker='o', linestyle='', label=method)
                 costs.append(macs)
         if costs and max(costs) > 5 * min(costs):
             axes.set_xscale('log')
         axes.margins(0.2)
         axes.set_title(name, fontsize=10)
         axes.set_xlabel('GMAC per frame')
-        axes.set_ylabel('PSNR, dB')
+        axes.set_ylabel(label(main))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
     figure.savefig(path, dpi=110)

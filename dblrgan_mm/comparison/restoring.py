@@ -24,6 +24,7 @@ class Clips:
     Attributes:
         name: its name in the tables.
         layout, root, split, layout_args: as for ``VideoClipDataset``; root may be a clip store.
+        paired: whether there are sharp frames to compare with.
     """
 
     name: str
@@ -31,11 +32,12 @@ class Clips:
     root: str
     split: str
     layout_args: dict[str, str] = field(default_factory=dict)
+    paired: bool = True
 
     def load(self) -> list[Clip]:
-        """Return its clips, with sharp frames; raises DatasetError."""
+        """Return its clips; raises DatasetError."""
         return clip_store.load_any(
-            self.layout, Path(self.root), self.split, True, **self.layout_args
+            self.layout, Path(self.root), self.split, self.paired, **self.layout_args
         )
 
 
@@ -104,6 +106,9 @@ def _restore_clips(
 
     settings: dict[str, Any] = dict(layout=clips.layout, data_root=clips.root, split=clips.split)
     settings |= dict(layout_args=clips.layout_args, centres='all', padding='reflection')
+    if not clips.paired:
+        steps = [step for step in dataset['pipeline'] if step.get('key') != 'gt']
+        settings |= dict(gt=None, pipeline=steps)
     windows = DATASETS.build(dict(dataset, **settings))
     names = {clip.name: clip.frames for clip in clips.load()}
     first = pseudo_collate([windows[0]])

@@ -23,7 +23,7 @@ from dblrgan_mm.clips.clip import Clip
 from dblrgan_mm.clips.frames import write_png
 from dblrgan_mm.comparison import lpips_weights
 from dblrgan_mm.comparison.outside import Folder
-from dblrgan_mm.comparison.report import INPUT, SHARP, largest_difference
+from dblrgan_mm.comparison.report import INPUT, SHARP, label, largest_difference, main_score
 from dblrgan_mm.comparison.restoring import Clips, Method, frame_file, restore
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.viewer import ViewedClip
@@ -69,8 +69,10 @@ class Comparison:
         }
         source = self._source()
         # computed up front, so that a faulty config is reported before any method runs
-        rows: list[Method | Folder | str] = [INPUT, *methods, SHARP]
-        self.marks = {self.folder(row): self._mark(row, source) for row in rows}
+        self.rows: list[Method | Folder | str] = [INPUT, *methods]
+        if all(given.paired for given in data):
+            self.rows.append(SHARP)
+        self.marks = {self.folder(row): self._mark(row, source) for row in self.rows}
         self.context = mp.get_context('spawn')
         self.pool = ProcessPoolExecutor(workers, self.context, initializer=_prepare_scoring)
 
@@ -198,8 +200,9 @@ class Comparison:
 
     def viewed(self, results: dict[str, dict]) -> list[ViewedClip]:
         """Return the clips for a page, with the frames and scores of the methods that finished."""
-        psnr = {
-            (row['data'], row['clip'], row['frame'], method): row['psnr']
+        main = main_score(results[INPUT]['rows'])
+        scores = {
+            (row['data'], row['clip'], row['frame'], method): row[main]
             for method, result in results.items()
             for row in result.get('rows', ())
         }
@@ -209,7 +212,8 @@ class Comparison:
                 f'{given}: {clip.name}' if len(self.clips) > 1 else clip.name,
                 clip.frames,
                 {method: self.frame_files(method, given, clip.name) for method in methods},
-                {m: [psnr[given, clip.name, frame, m] for frame in clip.frames] for m in methods},
+                {m: [scores[given, clip.name, frame, m] for frame in clip.frames] for m in methods},
+                label(main),
             )
             for given, named in self.clips.items()
             for clip in named.values()
@@ -218,8 +222,8 @@ class Comparison:
     def draw_grids(self, rows: list[str], count: int) -> None:
         """Draw grids of some clips into ``grids/``.
 
-        A grid shows the middle frame of a clip: the input, each method and sharp, each with a crop
-        of the region where the methods differ most.
+        A grid shows the middle frame of a clip: the input, each method and, if there is one, the
+        sharp frame, each with a crop of the region where the methods differ most.
         """
         from dblrgan_mm.engine.visualizer import compare_frames
 
@@ -228,7 +232,9 @@ class Comparison:
                 middle = len(clip.frames) // 2
                 paths = [self.frame_files(row, given, clip.name)[middle] for row in rows]
                 frames = [clip_store.read_any(str(path)) for path in paths]
-                change = largest_difference(frames[1:-1] if len(frames) > 3 else frames[:-1])
+                restored = [i for i, row in enumerate(rows) if row not in (INPUT, SHARP)]
+                differing = [frames[i] for i in restored] if len(restored) > 1 else frames[:2]
+                change = largest_difference(differing)
                 picture = compare_frames(frames, rows, zoom=4, change=change)
                 path = self.out / 'grids' / f'{given}_{clip.name.replace("/", "_")}.png'
                 write_png(path, picture)
@@ -313,13 +319,14 @@ def score_one(
     given: str, clip: Clip, frames: list[Path], sources: list[str] | None
 ) -> list[dict[str, Any]]:
     """Return the scores of a clip's restored frames, which are copied from ``sources`` if given."""
-    from dblrgan_mm.comparison.scores import score_clip
+    from dblrgan_mm.comparison.scores import score_clip, score_unpaired_clip
 
     if sources is not None:
         for source, frame in zip(sources, frames, strict=True):
             _copy_frame(source, frame)
-    sharp = map(clip_store.read_any, clip.sharp or ())
-    scores = score_clip((clip_store.read_any(str(frame)) for frame in frames), sharp)
+    score = score_unpaired_clip if clip.sharp is None else score_clip
+    reference = map(clip_store.read_any, clip.sharp or clip.blurry)
+    scores = score((clip_store.read_any(str(frame)) for frame in frames), reference)
     return [
         dict(data=given, clip=clip.name, frame=frame, **found)
         for frame, found in zip(clip.frames, scores, strict=True)

@@ -28,13 +28,15 @@ class ViewedClip:
         name: its name.
         frames: names of its frames, in order.
         images: for each method, one image file per frame: PNG, JPEG or WebP.
-        psnr: for each method with scores, the PSNR of each frame in dB; None where unknown.
+        scores: for each method with scores, the score of each frame; None where unknown.
+        label: name of the score, with its unit after a comma.
     """
 
     name: str
     frames: Sequence[str]
     images: Mapping[str, Sequence[str | Path]]
-    psnr: Mapping[str, Sequence[float | None]]
+    scores: Mapping[str, Sequence[float | None]]
+    label: str = 'PSNR, dB'
 
 
 @dataclass
@@ -60,7 +62,7 @@ def write_page(
     tables: Sequence[Table] = (),
     notes: Sequence[str] = (),
 ) -> None:
-    """Write a page with a slider between any two methods, a plot of PSNR and tables.
+    """Write a page with a slider between any two methods, a plot of their scores and tables.
 
     The page is one file. It refers to the images by relative paths, and to nothing else.
 
@@ -100,11 +102,13 @@ def _relative(clip: ViewedClip, folder: Path) -> dict[str, Any]:
         method: [quote(Path(os.path.relpath(image, folder)).as_posix()) for image in given]
         for method, given in clip.images.items()
     }
-    psnr = {
-        method: [None if v is None or not math.isfinite(v) else round(v, 3) for v in given]
-        for method, given in clip.psnr.items()
+    scores = {
+        method: [None if v is None or not math.isfinite(v) else round(v, 4) for v in given]
+        for method, given in clip.scores.items()
     }
-    return dict(name=clip.name, frames=list(clip.frames), images=images, psnr=psnr)
+    return dict(
+        name=clip.name, frames=list(clip.frames), images=images, scores=scores, label=clip.label
+    )
 
 
 class Shown:
@@ -141,7 +145,7 @@ def show(title: str = 'Frames', **methods: 'Sequence[np.ndarray | torch.Tensor]'
         raise ValueError(f'give two or more methods with equally many frames; got {counts}')
     images = {name: [_data_url(frame) for frame in frames] for name, frames in methods.items()}
     numbers = [str(i) for i in range(next(iter(counts.values())))]
-    clip = dict(name='clip', frames=numbers, images=images, psnr={})
+    clip = dict(name='clip', frames=numbers, images=images, scores={}, label='')
     return Shown(_render(title, [clip], tables=(), notes=()))
 
 

@@ -67,10 +67,10 @@ function address(side, number = frame) {
 function show() {
   for (const side of ['left', 'right']) {
     const method = $(side).value;
-    const psnr = clip.psnr[method]?.[frame];
+    const value = clip.scores[method]?.[frame];
     $(`${side}-image`).src = address(side);
     $(`${side}-image`).alt = `${method}: image cannot be loaded`;
-    $(`${side}-name`).textContent = psnr == null ? method : `${method} ${psnr.toFixed(2)} dB`;
+    $(`${side}-name`).textContent = value == null ? method : `${method} ${withUnit(value)}`;
   }
   $('frame').textContent = `${clip.frames[frame]} (${frame + 1} of ${clip.frames.length})`;
   if (plot) plot.redraw(false);
@@ -80,6 +80,12 @@ function show() {
       new Image().src = address('right', next);
     }
   }
+}
+
+// two decimals and the unit, for scores in dB; three decimals for scores without a unit
+function withUnit(value) {
+  const unit = clip.label.split(', ')[1];
+  return unit ? `${value.toFixed(2)} ${unit}` : value.toFixed(3);
 }
 
 function goTo(number) {
@@ -156,9 +162,10 @@ function markFrame(u) {
 function drawPlot() {
   if (plot) plot.destroy();
   plot = null;
-  const methods = Object.keys(clip.psnr).filter((m) => clip.psnr[m].some((v) => v !== null));
+  const methods = Object.keys(clip.scores).filter((m) => clip.scores[m].some((v) => v !== null));
   $('scores').hidden = methods.length === 0;
   if (methods.length === 0) return;
+  $('score').textContent = `${clip.label}, per frame`;
   const text = getComputedStyle(document.body).color;
   const axis = { stroke: text, grid: { stroke: '#8884', width: 1 }, ticks: { stroke: '#8884', width: 1 } };
   const options = {
@@ -175,11 +182,11 @@ function drawPlot() {
         stroke: COLOURS[i % COLOURS.length],
         width: 2,
         dash: i < COLOURS.length ? [] : [8, 4],
-        value: (_, v) => (v == null ? '' : v.toFixed(2)),
+        value: (_, v) => (v == null ? '' : withUnit(v)),
       })),
     ],
   };
-  const data = [clip.frames.map((_, i) => i), ...methods.map((method) => clip.psnr[method])];
+  const data = [clip.frames.map((_, i) => i), ...methods.map((method) => clip.scores[method])];
   plot = new uPlot(options, data, $('plot'));
   plot.over.addEventListener('click', () => {
     if (plot.cursor.idx != null) goTo(plot.cursor.idx);

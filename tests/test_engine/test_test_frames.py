@@ -41,14 +41,14 @@ def test_frames_and_scores(tmp_path):
     ]  # fmt: skip
     levels = {name: cv2.imread(str(paths[1])).mean() for name, paths in clips[0].images.items()}
     assert levels == dict(blurry=97, restored=100, sharp=101)
-    assert clips[0].psnr['restored'] == pytest.approx([48.13, 48.13], abs=0.01)
-    assert clips[0].psnr['sharp'] == [float('inf')] * 2
+    assert clips[0].scores['restored'] == pytest.approx([48.13, 48.13], abs=0.01)
+    assert clips[0].scores['sharp'] == [float('inf')] * 2
 
 
 def test_without_sharp_frames(tmp_path):
     (clip,) = run(tmp_path, [sample('a/0', 9.0, sharp=False)], TestFramesHook()).clips
     assert list(clip.images) == ['blurry', 'restored']
-    assert clip.psnr == {}
+    assert clip.scores == {}
 
 
 def test_frames_are_in_numerical_order(tmp_path):

@@ -110,8 +110,8 @@ def test_from_end_to_end(call_tool, sample_root, config, checkpoint, tmp_path, r
     shown = cv2.imread(str(page.parent / clips[1]['images']['sharp'][4]))
     sharp = sample_root / 'test' / clips[1]['name'] / 'sharp' / f'{clips[1]["frames"][4]}.png'
     assert np.array_equal(shown, cv2.imread(str(sharp)))
-    assert clips[1]['psnr']['input'][4] == pytest.approx(float(frames[14]['psnr']), abs=1e-3)
-    assert clips[1]['psnr']['sharp'] == [None] * 10, 'infinite'
+    assert clips[1]['scores']['input'][4] == pytest.approx(float(frames[14]['psnr']), abs=1e-3)
+    assert clips[1]['scores']['sharp'] == [None] * 10, 'infinite'
     assert 'other failed: ' in page.read_text()
     shutil.move(tmp_path / 'moved', out)
 
@@ -121,6 +121,42 @@ def test_from_end_to_end(call_tool, sample_root, config, checkpoint, tmp_path, r
     assert second.code == 0, second.err
     assert stored.stat().st_mtime_ns == before, 'not run again'
     assert table(second.out) == {k: v for k, v in rows.items() if k != 'other'}
+
+
+@pytest.mark.slow
+def test_without_sharp_frames(call_tool, real_copy, config, checkpoint, tmp_path, page_clips):
+    for folder in (real_copy / 'train').glob('*/sharp'):
+        shutil.rmtree(folder)
+    clips = sorted(folder.name for folder in (real_copy / 'train').iterdir())
+    restored = tmp_path / 'sharpened'
+    for path in (real_copy / 'train').rglob('*.png'):
+        image = cv2.imread(str(path))
+        folder = restored / path.parent.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        soft = cv2.GaussianBlur(image, None, 1)
+        cv2.imwrite(str(folder / path.name), cv2.addWeighted(image, 2, soft, -1, 0))
+    out = tmp_path / 'out'
+    arguments = (
+        'compare', out, '--device', 'cpu', '--data', f'own={real_copy}:train',
+        '--method', f'identity={config}:{checkpoint}', '--method', f'sharpened={restored}',
+    )  # fmt: skip
+    refused = call_tool(*arguments)
+    assert refused.code == 1
+    assert '--unpaired' in refused.err
+    result = call_tool(*arguments, '--unpaired')
+    assert result.code == 0, result.err
+    rows = table(result.out)
+    assert list(rows) == ['', '---', 'input', 'identity', 'sharpened']
+    assert rows[''][:2] == ['blur effect', 'warping error, 1e-3']
+    assert rows['identity'][:2] == rows['input'][:2]
+    assert float(rows['sharpened'][0]) < float(rows['input'][0])
+    assert 'own: blur effect' in result.out
+    assert len(list((out / 'grids').iterdir())) == len(clips)
+    assert cv2.imread(str(out / 'quality_cost.png')) is not None
+    shown = page_clips(out / 'index.html')
+    assert [clip['name'] for clip in shown] == clips
+    assert shown[0]['label'] == 'blur effect'
+    assert all(0 < value < 1 for clip in shown for value in clip['scores']['sharpened'])
 
 
 class TestFingerprint:

@@ -305,7 +305,7 @@ class TestEndToEnd:
         assert [len(clip['frames']) for clip in clips] == [10, 10]
         assert list(clips[0]['images']) == ['blurry', 'restored', 'sharp']
         blurry, restored = (
-            np.mean([clip['psnr'][method] for clip in clips]) for method in ('blurry', 'restored')
+            np.mean([clip['scores'][method] for clip in clips]) for method in ('blurry', 'restored')
         )
         assert blurry == pytest.approx(tested.scores['input/PSNR'], abs=1e-3)
         assert restored == pytest.approx(tested.scores['PSNR'], abs=0.05), 'after rounding'
