@@ -19,7 +19,7 @@ SETTINGS = 'synthesis.json'  # next to blur/ and sharp/
 
 
 @dataclass
-class Clip:
+class SynthesizedClip:
     """A clip to make.
 
     Attributes:
@@ -86,7 +86,7 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def keep_whole_pairs(clip: Clip) -> list[float]:
+def keep_whole_pairs(clip: SynthesizedClip) -> list[float]:
     """Prepare a clip's partial folder; keep all complete pairs in it except the last.
 
     Returns:
@@ -112,7 +112,7 @@ def keep_whole_pairs(clip: Clip) -> list[float]:
     return psnrs
 
 
-def make_clip(clip: Clip, footage: Footage, pool: Workers, bar: Any) -> list[float]:
+def make_clip(clip: SynthesizedClip, footage: Footage, pool: Workers, bar: Any) -> list[float]:
     """Make the pairs missing from a clip's partial folder, and move the folder into place.
 
     Returns:

@@ -10,7 +10,7 @@ from typing import Any
 
 from dblrgan_mm import files
 from dblrgan_mm.errors import UserError
-from dblrgan_mm.synthesis.clip import Clip, make_clip
+from dblrgan_mm.synthesis.clip import SynthesizedClip, make_clip
 from dblrgan_mm.synthesis.pairs import Footage, bytes_held
 from dblrgan_mm.synthesis.plan import Recipe, plan
 from dblrgan_mm.synthesis.workers import Workers
@@ -37,14 +37,14 @@ def convert(sources: Sequence[Path], recipe: Recipe, pool: Workers) -> None:
             if total > 1:
                 tqdm.write(f'error: {error}', file=sys.stderr)
 
-    def prepare(source: Path) -> list[Clip]:
+    def prepare(source: Path) -> list[SynthesizedClip]:
         clips, found = plan(source, recipe, pool, taken)
         todo = [clip for clip in clips if not clip.is_finished()]
         counts.update(found)
         counts.update(there=len(clips) - len(todo))
         return todo
 
-    def make(clips: list[Clip]) -> None:
+    def make(clips: list[SynthesizedClip]) -> None:
         for footage, group in footage_groups(clips, pool):
             for clip in group:
                 try:
@@ -73,7 +73,9 @@ def convert(sources: Sequence[Path], recipe: Recipe, pool: Workers) -> None:
         raise UserError(f'{len(errors)} of {total} sources failed; see the errors above')
 
 
-def footage_groups(clips: list[Clip], pool: Workers) -> Iterator[tuple[Footage, list[Clip]]]:
+def footage_groups(
+    clips: list[SynthesizedClip], pool: Workers
+) -> Iterator[tuple[Footage, list[SynthesizedClip]]]:
     """Yield the footage of a source and the clips that use it, one group per frame size."""
     order = sorted(clips, key=lambda clip: (clip.size, clip.settings['first_frame']))
     for size, alike in itertools.groupby(order, lambda clip: clip.size):

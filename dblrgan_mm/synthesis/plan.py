@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dblrgan_mm.errors import UserError
-from dblrgan_mm.synthesis.clip import Clip
+from dblrgan_mm.synthesis.clip import SynthesizedClip
 from dblrgan_mm.synthesis.scan import Scan, output_size, scan
 from dblrgan_mm.synthesis.workers import Workers
 
@@ -130,7 +130,7 @@ class Take:
 
 def plan(
     source: Path, recipe: Recipe, pool: Workers, taken: dict[Path, Path]
-) -> tuple[list[Clip], Counter]:
+) -> tuple[list[SynthesizedClip], Counter]:
     """Divide a source into clips; `taken` maps each clip's folder to its source.
 
     Returns:
@@ -156,7 +156,7 @@ def plan(
             + (f'. {soft} frames are soft; a higher --max-softness allows them' if soft else '')
         )
     clips = [
-        Clip(
+        SynthesizedClip(
             source,
             recipe.out_dir / recipe.split / name,
             dict(source=here.name, seed=recipe.seed, light=recipe.light)

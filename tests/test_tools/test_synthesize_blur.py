@@ -26,7 +26,7 @@ from dblrgan_mm.clips.motion_blur import (
     sub_frame_times,
 )
 from dblrgan_mm.errors import UserError
-from dblrgan_mm.synthesis.clip import Clip
+from dblrgan_mm.synthesis.clip import SynthesizedClip
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / 'tools/dataset_converters/synthesize_blur.py'
@@ -419,7 +419,9 @@ class TestSources:
 
     def test_no_partial_clip_is_left_if_frames_disappear(self, tmp_path, monkeypatch):
         source = write_frames(tmp_path / 'walk', moving_frames(12))
-        monkeypatch.setattr(Clip, 'is_finished', lambda clip: (source / '9.png').unlink())
+        monkeypatch.setattr(
+            SynthesizedClip, 'is_finished', lambda clip: (source / '9.png').unlink()
+        )
         with pytest.raises(UserError, match='walk: became shorter during the run'):
             convert(tmp_path / 'out', source, '--stride', 1)
         assert files_of(tmp_path / 'out') == {}
