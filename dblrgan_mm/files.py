@@ -88,6 +88,14 @@ def report_write_errors(target: Path, what_now: str) -> Iterator[None]:
         ) from error
 
 
+def require_folder(folder: Path, target: Path) -> None:
+    """Raise :class:`UserError` unless the folder in which ``target`` will be written exists."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f'{target}: {folder} is not a folder; choose another output')
+    if not folder.is_dir():
+        raise UserError(f'{target}: the folder {folder} does not exist; create it first')
+
+
 def empty_own(folder: Path, command: str) -> None:
     """Empty or create a folder of a command; raises UserError if it was made otherwise."""
     mark = folder / f'made_by_{command}'

@@ -4,6 +4,7 @@ Heavy imports are not at the top, so that ``--help`` answers at once.
 """
 
 import argparse
+import inspect
 import os
 import re
 import sys
@@ -14,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from dblrgan_mm import files
 from dblrgan_mm.errors import LaunchError, UnsafeCheckpointError, UserError
 from dblrgan_mm.resources import PACKAGE, ROOT, find_config, locate
 
@@ -85,8 +87,7 @@ def require_target(target: Path, suffix: str) -> None:
     """Raise :class:`UserError` unless a file to write has the suffix and its folder exists."""
     if target.suffix != suffix:
         raise UserError(f'{target}: must end with {suffix}')
-    if not target.parent.is_dir():
-        raise UserError(f'{target}: the folder {target.parent} does not exist; create it first')
+    files.require_folder(target.parent, target)
 
 
 def require_mmagic() -> None:
@@ -147,7 +148,10 @@ def read_config(args: argparse.Namespace) -> Any:
     os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
     from mmengine.config import Config, DictAction
 
-    cfg = Config.fromfile(args.config)
+    try:
+        cfg = Config.fromfile(args.config)
+    except (OSError, SyntaxError) as error:
+        raise LaunchError(f'{args.config}: {error}; correct the config') from error
     if args.dataset:
         use_dataset(cfg, args.dataset)
     for option in args.cfg_options:
@@ -155,6 +159,7 @@ def read_config(args: argparse.Namespace) -> Any:
             cfg.merge_from_dict(_parse_option(option, DictAction))
         except (AssertionError, KeyError, TypeError) as error:
             raise LaunchError(f'--cfg-options {option} does not fit the config: {error}') from error
+        _warn_if_ineffective(option)
     for part in ('train', 'val', 'test'):
         loaders = cfg.get(f'{part}_dataloader')
         for loader in loaders if isinstance(loaders, list) else [loaders]:
@@ -258,6 +263,24 @@ def _update_datasets(part: Any, **values: Any) -> None:
         return
     for inner in part:
         _update_datasets(inner, **values)
+
+
+def _warn_if_ineffective(option: str) -> None:
+    """Warn about an option whose first name MMEngine's runner does not read.
+
+    Most of these are variables of a config file, such as ``batch_size``. They have done their work
+    when the options are applied.
+    """
+    from mmengine.runner import Runner
+
+    name = option.partition('=')[0].partition('.')[0]
+    others = ('model_wrapper_cfg', 'compile', 'efficient_conv_bn_eval', 'activation_checkpointing')
+    if name not in (*inspect.signature(Runner.__init__).parameters, *others):
+        print(
+            f'warning: --cfg-options {option} has probably no effect: the runner does not read '
+            f'{name}. Set the entry itself, e.g. train_dataloader.batch_size=8',
+            file=sys.stderr,
+        )
 
 
 def _parse_option(option: str, action: Any) -> dict:

@@ -65,7 +65,9 @@ def main() -> None:
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f'cannot write to {args.out} ({error.strerror})') from error
+        raise UserError(
+            f'cannot write to {args.out} ({error.strerror}); choose another folder'
+        ) from error
     os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
     with files.sole_writer(args.out):
         compare(args, data, methods)

@@ -94,10 +94,7 @@ def plan(args: argparse.Namespace) -> tuple[list[tuple[Path, Path]], bool]:
         return [(sources[0], args.output)], False
     if is_media_name(args.output) or args.output.is_file():
         raise UserError(f'{args.output}: {len(sources)} inputs need a folder as output; choose one')
-    if not args.output.parent.is_dir():
-        raise UserError(
-            f'{args.output}: the folder {args.output.parent} does not exist; create it first'
-        )
+    files.require_folder(args.output.parent, args.output)
     jobs: dict[Path, Path] = {}
     for source in sources:
         target = args.output / source.name
@@ -114,6 +111,18 @@ def plan(args: argparse.Namespace) -> tuple[list[tuple[Path, Path]], bool]:
             )
         jobs[target] = source
     return [(source, target) for target, source in jobs.items()], True
+
+
+def require_video(jobs: list[tuple[Path, Path]], args: argparse.Namespace) -> None:
+    """Raise :class:`UserError` if an option for videos is given, but no output is a video."""
+    from dblrgan_mm.video.writing import CONTAINERS
+
+    given = [f'--{name}' for name in ('codec', 'crf') if getattr(args, name) is not None]
+    if given and not any(target.suffix.lower() in CONTAINERS for _, target in jobs):
+        raise UserError(
+            f'{given[0]} is for videos, but {args.output} will have images; leave it out, or '
+            'choose a video as output'
+        )
 
 
 def place_among_processes() -> tuple[int, int, int]:
@@ -212,8 +221,7 @@ def write_preview(jobs: list[tuple[Path, Path]], args: argparse.Namespace) -> No
 
     folder = Path(f'{os.path.abspath(args.output)}.preview')
     page = folder / 'index.html'
-    if not folder.parent.is_dir():
-        raise UserError(f'{folder}: the folder {folder.parent} does not exist; create it first')
+    files.require_folder(folder.parent, folder)
     deblurrer = load(args, local_rank=0, processes=1)
     options = Options(args.start, args.end, fps=args.fps)
     clips, notes, failed = [], [], 0
@@ -252,6 +260,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     rank, processes, local_rank = place_among_processes()
     jobs, several = plan(args)
+    require_video(jobs, args)
     if args.preview:
         if rank == 0:
             write_preview(jobs, args)

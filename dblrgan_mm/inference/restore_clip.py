@@ -174,9 +174,7 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
         raise UserError(f'{target}: already exists; use --overwrite to replace it')
     if target.is_dir() and any(p.suffix.lower() not in IMAGE_SUFFIXES for p in target.iterdir()):
         raise UserError(f'{target}: contains files other than images; choose another output')
-    folder = files.resolve_link(target).parent
-    if not folder.is_dir():
-        raise UserError(f'{target}: the folder {folder} does not exist; create it first')
+    files.require_folder(files.resolve_link(target).parent, target)
 
 
 def _warn(source: Path, clip: Any) -> None:
