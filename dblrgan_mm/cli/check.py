@@ -61,7 +61,8 @@ def main() -> None:
     faults = [(split, fault) for split, report in reports.items() for fault in report.faults]
     for split, fault in faults:
         place = '/'.join(part for part in (split, fault.clip) if part)
-        print(f'{place}{f", frame {fault.frame}" if fault.frame else ""}: {fault.message}')
+        place += f', frame {fault.frame}' if fault.frame else ''
+        print(f'{place}: {fault.message}' if place else fault.message)
     print(f'faults: {len(faults)}')
     sys.exit(bool(faults))
 

@@ -29,7 +29,7 @@ MESSAGES = ROOT / 'tests' / 'data' / 'messages'
 def place(tmp_path, sample_root, monkeypatch) -> Path:
     """The current folder, with files that the command lines name."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv('NO_ALBUMENTATIONS_UPDATE', '1')
+    monkeypatch.setenv('COLUMNS', '100')
     clip = sample_root / 'train' / 'gopro_walk_a'
     for name in ('data', 'other', 'gaps'):
         shutil.copytree(clip, tmp_path / name / 'train' / 'walk')
