@@ -184,6 +184,21 @@ class TestPlot:
         names = page.locator('#plot .u-legend .u-series .u-label').all_inner_texts()
         assert names == ['frame', 'input', 'A & B', '<b>', 'edvr']
 
+    def test_title(self, page):
+        expect(page.get_by_role('heading', name='PSNR per frame, dB')).to_be_visible()
+
+    def test_score_without_a_unit(self, new_page, folder):
+        image = next((folder / 'methods' / 'input' / 'walk').iterdir())
+        scores = dict(input=[0.3456], restored=[0.2])
+        clip = ViewedClip(
+            'clip', ['1'], dict(input=[image], restored=[image]), scores, 'blur effect'
+        )
+        write_page(folder / 'blur.html', 'Blur', [clip])
+        page = new_page()
+        page.goto((folder / 'blur.html').as_uri())
+        expect(page.get_by_role('heading', name='blur effect per frame')).to_be_visible()
+        expect(page.locator('#left-name')).to_have_text('input 0.346')
+
     def test_absent_without_scores(self, new_page, folder):
         image = next((folder / 'methods' / 'input' / 'walk').iterdir())
         clip = ViewedClip('clip', ['0:01'], dict(input=[image], restored=[image]), {})
