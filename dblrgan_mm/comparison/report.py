@@ -85,7 +85,7 @@ def _tables_of(results: dict[str, dict], name: str) -> tuple[Table, Table]:
     costs = [result['cost']['data'][name] for result in results.values() if result.get('cost')]
     sizes = {'x'.join(map(str, cost['size'])) for cost in costs if 'size' in cost}
     clips = sorted({row['clip'] for row in rows[INPUT]})
-    title = f'{name}: {len(rows[INPUT])} frames of {len(clips)} clips'
+    title = f'{name}: {len(rows[INPUT])} frames of {len(clips)} clip{"s" if len(clips) > 1 else ""}'
     title += f', {", ".join(sizes)}' if sizes else ''
     lines = []
     for method, result in results.items():

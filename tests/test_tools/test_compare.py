@@ -298,4 +298,4 @@ def test_layout_with_arguments(call_tool, real_copy, tmp_path):
         'sharp={split}/{clip}/sharp/{frame}.*',
     )  # fmt: skip
     assert result.code == 0, result.err
-    assert 'own: 12 frames of 1 clips' in result.out
+    assert 'own: 12 frames of 1 clip' in result.out
