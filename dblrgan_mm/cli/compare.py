@@ -59,9 +59,11 @@ def main() -> None:
     for kind, names in (('--data', data), ('--method', methods)):
         names = [given.name for given in names]
         twice = next((name for name in names if names.count(name) > 1), None)
-        taken = twice or next((name for name in (INPUT, SHARP) if name in names), None)
-        if taken:
-            raise UserError(f'{kind}: the name {taken!r} is already taken; choose another one')
+        if twice:
+            raise UserError(f'{kind}: the name {twice!r} is given twice; choose another one')
+        reserved = next((name for name in (INPUT, SHARP) if name in names), None)
+        if reserved:
+            raise UserError(f'{kind}: the name {reserved!r} is reserved; choose another one')
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -92,7 +94,9 @@ def _parse_method(text: str) -> Any:
         return Folder(_plain(name), place)
     config, _, checkpoint = place.partition(':')
     if not (name and config):
-        raise UserError(f'--method takes NAME=CONFIG or NAME=CONFIG:CHECKPOINT, got {text!r}')
+        raise UserError(
+            f'--method takes NAME=CONFIG, NAME=CONFIG:CHECKPOINT or NAME=FOLDER, got {text!r}'
+        )
     if checkpoint and not Path(checkpoint).is_file():
         raise UserError(f'--method {name}: {checkpoint} is not a file')
     try:

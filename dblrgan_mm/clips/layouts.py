@@ -58,8 +58,8 @@ def load_clips(
     """Return the clips of a split, with blurry and sharp frames matched by number.
 
     Raises:
-        DatasetError: if a frame is missing or duplicate, or if the numbering leaves the order or
-            the pairing unclear; the message names the first such clip and frame.
+        DatasetError: if a frame is missing or duplicate, or if the frame numbers do not determine
+            the order or the pairs; the message names the first such clip and frame.
     """
     found = find_clips(layout, root, split, paired, **layout_args)
     return [files.clip() for files in found]
@@ -203,8 +203,8 @@ def patterns(
     """Your own data, located by two path patterns below ``root``.
 
     In a pattern, ``{split}`` stands for the split, ``{clip}`` for the clip's name and ``{frame}``
-    for the frame's name, which ends in its number. ``*`` matches any text. None of them matches
-    across a slash. Example: ``{split}/{clip}/blur_{frame}.png`` and
+    for the frame's name, which ends in its number. ``*`` matches any text. None of these matches a
+    slash. Example: ``{split}/{clip}/blur_{frame}.png`` and
     ``{split}/{clip}/sharp_{frame}.*``.
     """
     found = {'blurry': _matches(root, split, blurry)}

@@ -56,7 +56,8 @@ class Folder:
         tried = [root / data / clip.name, root / clip.name, *[root] * only]
         folder = next((place for place in tried if place.is_dir() and frame_paths(place)), None)
         if folder is None:
-            raise UserError(f'{tried[0]}: no frames of clip {clip.name} here, nor in {tried[1]}')
+            places = ', '.join(map(str, tried))
+            raise UserError(f'no frames of clip {clip.name} in any of: {places}; put them there')
         paths = self._in_order(folder, clip)
         height, width = clip_store.read_any(clip.blurry[0]).shape[:2]
         for path in paths:

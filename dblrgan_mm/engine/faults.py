@@ -26,7 +26,7 @@ class NonFiniteHook(Hook):
     would stay in them forever. The method is our own.
 
     Args:
-        max_in_a_row: the run stops on all processes after this many non-finite steps in a row.
+        max_in_a_row: stop the run on all processes after this many non-finite steps in a row.
             Each process then writes the names of the windows in its last batch to
             ``non_finite_iter_<n>_rank<r>.json`` in the work dir.
         interval: number of iterations between two checks of the steps; each check waits for the
@@ -58,7 +58,7 @@ class NonFiniteHook(Hook):
         wrappers = [wrapper for _, wrapper in _guarded_wrappers(runner)]
         for wrapper in wrappers:
             wrapper.forget_outcome()  # one of a GAN's two optimisers may take no step
-        # no accumulated gradients are pending
+        # only when no accumulated gradients are pending
         if self.every == 1 and all(wrapper.should_update() for wrapper in wrappers):
             self._keep_buffers(runner)
 

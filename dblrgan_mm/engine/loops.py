@@ -1,26 +1,19 @@
 """A training loop that resumes exactly where a run was interrupted."""
 
 import math
-import os
-import signal
-import threading
-from collections.abc import Callable
-from types import FrameType
-from typing import Any
 
 import torch
 from mmagic.registry import DATASETS, LOOPS
-from mmengine.dist import broadcast, get_world_size
+from mmengine.dist import broadcast
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.loops import _InfiniteDataloaderIterator, calc_dynamic_intervals
-from torch.utils.data import DataLoader
 
-from dblrgan_mm import PARENT
 from dblrgan_mm.datasets.resumable import ResumableSampler, SeededDataset, seed_everything
 from dblrgan_mm.engine.checkpoints import HISTORY, WholeCheckpointHook
 from dblrgan_mm.engine.processes import any_process
+from dblrgan_mm.engine.termination import Termination
 from dblrgan_mm.errors import LaunchError
 
 _SAMPLES = 'samples_seen'
@@ -42,7 +35,7 @@ class ResumableTrainLoop(IterBasedTrainLoop):
     A validation that was due when the run was killed is done at the resume.
 
     On SIGTERM, which Slurm sends before it kills a job, the run writes a checkpoint and ends, on
-    all processes at the same iteration. The processes agree on this after every iteration, with
+    all processes at the same iteration. The processes check for it after every optimiser step, with
     several GPUs after every tenth. During a validation SIGTERM has no effect until the validation
     ends, but a checkpoint is written before each validation.
 
@@ -110,7 +103,7 @@ class ResumableTrainLoop(IterBasedTrainLoop):
             )
         validation = getattr(runner.val_loop, 'dataloader', None)
         validation = getattr(runner.val_loop, 'dataloaders', [validation])  # of MMagic's loop
-        with _Termination([self.dataloader, *filter(None, validation)]) as termination:
+        with Termination([self.dataloader, *filter(None, validation)]) as termination:
             self.dataloader_iterator = _InfiniteDataloaderIterator(self.dataloader)
             termination.iterators.append(self.dataloader_iterator._iterator)
             runner.call_hook('before_train')
@@ -130,8 +123,8 @@ class ResumableTrainLoop(IterBasedTrainLoop):
                     for history in hub.log_scalars.values():
                         history.max_length = HISTORY
                 self._decide_current_val_interval()
-                between = self._iter % window == 0 and self._iter < self._max_iters
-                if between and termination.agreed(self._iter // window):
+                can_stop = self._iter % window == 0 and self._iter < self._max_iters
+                if can_stop and termination.agreed(self._iter // window):
                     self._save()
                     runner.logger.warning(
                         f'Stopped by SIGTERM after iteration {self._iter}; run the same command '
@@ -195,59 +188,3 @@ class ResumableTrainLoop(IterBasedTrainLoop):
                     'gradients are accumulated; MMEngine counts each of them as an iteration'
                 )
         return window
-
-
-class _Termination:
-    """A context manager that records SIGTERM.
-
-    Slurm and torchrun also send SIGTERM to the data loader workers. If these ended at once, the
-    run would fail before the checkpoint is written, so they stay alive for 30 seconds. On exit
-    they are shut down, because Python would wait for them.
-    """
-
-    def __init__(self, loaders: list[DataLoader]) -> None:
-        self.asked = False
-        self.iterators: list[Any] = []
-        self._loaders = loaders
-        self._main = threading.current_thread() is threading.main_thread()
-        self._world_size = get_world_size()
-
-    def __enter__(self) -> '_Termination':
-        if self._main:
-            self._before = signal.signal(signal.SIGTERM, self._note)
-        for loader in self._loaders:
-            loader.worker_init_fn = _OutliveTermination(loader.worker_init_fn)
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        if self._main:
-            signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
-        for iterator in (*self.iterators, *(loader._iterator for loader in self._loaders)):
-            if hasattr(iterator, '_shutdown_workers'):  # only with worker processes
-                iterator._shutdown_workers()
-        for loader in self._loaders:
-            loader._iterator = None
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-
-    def agreed(self, count: int) -> bool:
-        """Return whether any process received SIGTERM; the answer is the same on all processes."""
-        if os.getppid() != PARENT and 'TORCHELASTIC_RUN_ID' in os.environ:
-            raise RuntimeError('torchrun has died; this process would train alongside a new run')
-        if torch.cuda.is_available() and self._world_size > 1 and count % 10:
-            return False  # asking the other processes would wait for the GPU
-        return any_process(self.asked)
-
-
-class _OutliveTermination:
-    """Initialises a data loader worker so that SIGTERM ends it only after 30 seconds."""
-
-    def __init__(self, first: Callable[[int], None] | None) -> None:
-        self._first = first
-
-    def __call__(self, worker: int) -> None:
-        if self._first is not None:
-            self._first(worker)
-        # replaces torch's handler, which ends the worker at once
-        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(30))

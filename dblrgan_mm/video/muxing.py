@@ -35,8 +35,8 @@ def mux(
         given: format of the frames.
         target: path of the file; its suffix selects the container.
         source: video to copy sound, subtitles, chapters and titles from; None: copy nothing.
-        cut: whether the frames are only a part of the source. If so, time 0 is the first frame, and
-            sound is cut to the frames, at the nearest packet. Otherwise time 0 is the start of the
+        cut: True if the frames are only a part of the source: time 0 is then the first frame, and
+            sound is cut to the frames, at the nearest packet. False: time 0 is the start of the
             source.
         last_duration: duration of the last frame, in units of the time base. None: the average
             duration of a frame. Ignored if ``cut``.
@@ -97,7 +97,7 @@ def _write(
     first = shown[0] if cut else 0
     end = (shown[-1] + interval) * base if cut else None
     last_duration = interval if cut else last_duration or interval
-    # by how many positions a frame is decoded before it is shown, at most
+    # the largest number of positions by which a frame is decoded before it is shown
     delay = max(i - bisect.bisect_left(shown, pts) for i, pts in enumerate(times))
     left_out: list[str] = []
     damaged: Counter[str] = Counter()
@@ -120,6 +120,8 @@ def _write(
                 position = bisect.bisect_left(shown, packet.pts)
                 after = shown[position + 1] if position + 1 < len(shown) else None
                 packet.duration = last_duration if after is None else after - packet.pts
+                # the first frames are decoded before the first one is shown; each later frame
+                # when the frame `delay` positions earlier is shown
                 back = delay - i
                 packet.dts = shown[0] - back * interval if back > 0 else shown[-back]
                 if i == len(times) - 1:  # in .mp4 the track ends with the last decoded frame
@@ -273,10 +275,9 @@ def _copied_packets(
         container: the source.
         copies: output streams by stream index in the source.
         begin: time in the source, in seconds, that becomes 0.
-        end: time in seconds where the copy ends; packets before ``begin`` are then left out, too.
-            None: copy all packets.
-        hide: whether hidden packets before 0 are copied, because the output hides them, too. The
-            first audible packet cannot be decoded exactly without the one before it.
+        end: time in seconds; copy only the packets from ``begin`` to ``end``. None: copy all.
+        hide: copy packets before time 0 that the source hides. Only for outputs that can hide them.
+            The first audible packet cannot be decoded exactly without the one before it.
         left_out: gets a description of what cannot be read.
     """
     import av

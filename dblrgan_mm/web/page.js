@@ -32,8 +32,10 @@ async function act(method, address) {
 let request = null;
 let maxBytes = Infinity;
 
-function upload(file) {
+async function upload(file) {
   if (!file) return;
+  if (!$('weights').options.length) await refresh(); // the page was opened a moment ago
+  if (!$('weights').options.length) return; // the server does not answer
   if (request) {
     report('Wait until the upload is complete, or cancel it.');
     return;
@@ -88,9 +90,9 @@ for (const name of ['dragleave', 'drop']) {
     $('drop').classList.remove('over');
   });
 }
-document.addEventListener('drop', (event) => {
+document.addEventListener('drop', async (event) => {
   const { files } = event.dataTransfer;
-  upload(files[0]);
+  await upload(files[0]);
   if (files.length > 1) report('One video at a time: only the first one is uploaded.');
 });
 

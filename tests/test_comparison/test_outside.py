@@ -43,7 +43,7 @@ class TestPlaces:
     def test_of_the_only_clip(self, folder, clip):
         method = Folder('other', str(folder))
         assert method.places('blocks', clip, only=True) == places(folder, clip)
-        with pytest.raises(UserError, match=f'no frames of clip {clip.name} here, nor in'):
+        with pytest.raises(UserError, match=f'no frames of clip {clip.name} in any of: '):
             method.places('blocks', clip, only=False)
 
     def test_by_order(self, folder, clip, caplog):

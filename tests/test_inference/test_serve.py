@@ -218,6 +218,23 @@ class TestPage:
         expect(page.locator('article')).to_have_count(0)
         assert files_of(server) == ['made_by_serve']
 
+    def test_file_chosen_before_the_weights_are_known(self, server, new_page, tmp_path):
+        page = new_page()
+        held, holding = [], [True]
+
+        def answer(route):
+            held.append(route) if holding else route.continue_()
+
+        page.route('**/jobs', answer)
+        page.goto(server.url)
+        (tmp_path / 'notes.mp4').write_text('no video')
+        page.locator('#file').set_input_files(tmp_path / 'notes.mp4')
+        page.wait_for_timeout(300)
+        holding.clear()
+        for route in held:
+            route.continue_()
+        expect(page.get_by_role('alert')).to_contain_text('notes.mp4: not a video')
+
     def test_file_that_is_too_large(self, tmp_path, load, new_page, video):
         with serving(tmp_path / 'served', load, max_bytes=1000) as small:
             page = new_page()

@@ -223,13 +223,13 @@ def test_folder_not_made_by_compare_is_kept(call_tool, sample_root, tmp_path):
     ('arguments', 'message'),
     [
         (['--data', 'clips'], '--data takes NAME=ROOT:SPLIT'),
-        (['--data', 'a=x:test', '--data', 'a=x:test'], "the name 'a' is already taken"),
+        (['--data', 'a=x:test', '--data', 'a=x:test'], "the name 'a' is given twice"),
         (['--data', 'a=x:test', '--method', 'm'], '--method takes NAME=CONFIG'),
         (
             ['--data', 'a=x:test', '--method', 'm=no.py'],
             'no.py is not a folder of frames; no config',
         ),
-        (['--data', 'a=x:test', '--method', 'input=README.md'], "'input' is already taken"),
+        (['--data', 'a=x:test', '--method', 'input=README.md'], "'input' is reserved"),
         (['--data', 'a/b=x:test'], "'a/b' must not contain / or |"),
         (['--data', 'a=nowhere:test'], 'nowhere'),
         (['--data', 'a=x:test', '--device', 'gpu'], "'gpu' is not a device"),

@@ -1,8 +1,8 @@
 """The messages of each command for bad input, as a user reads them.
 
 ``tests/data/messages/COMMAND.txt`` has the command lines and their messages. After a change, run
-this test with ``UPDATE_MESSAGES=1``, which writes the files again, and read the difference. Other
-tests compare the error class and the thing that a message names, not the whole message.
+this test with ``UPDATE_MESSAGES=1``: it writes the files again, and fails if they change. Then read
+the difference. Other tests compare the error class and what a message names, not all of its text.
 """
 
 import contextlib
@@ -30,6 +30,7 @@ def place(tmp_path, sample_root, monkeypatch) -> Path:
     """The current folder, with files that the command lines name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('COLUMNS', '100')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     clip = sample_root / 'train' / 'gopro_walk_a'
     for name in ('data', 'other', 'gaps'):
         shutil.copytree(clip, tmp_path / name / 'train' / 'walk')
@@ -62,7 +63,7 @@ def test_messages(command, place):
 
 
 def message_of(line: str, place: Path) -> str:
-    """Return the last line of stderr of a failing command, or else its stdout."""
+    """Return the last line of stderr of a failing command, or its stdout if stderr is empty."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, 'argv', ['dblrgan-mm', *shlex.split(line)])
