@@ -146,12 +146,9 @@ def read_config(args: argparse.Namespace) -> Any:
 
     # MMagic imports albumentations, which looks for a newer version of itself online
     os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
-    from mmengine.config import Config, DictAction
+    from mmengine.config import DictAction
 
-    try:
-        cfg = Config.fromfile(args.config)
-    except (OSError, SyntaxError) as error:
-        raise LaunchError(f'{args.config}: {error}; correct the config') from error
+    cfg = _read_file(args.config)
     if args.dataset:
         use_dataset(cfg, args.dataset)
     for option in args.cfg_options:
@@ -231,14 +228,12 @@ def use_dataset(cfg: Any, name: str) -> None:
     Raises:
         LaunchError: if there is no such data set or file, or the file has no test data.
     """
-    from mmengine.config import Config
-
     path = Path(name)
     if name in DATASETS:
         path = ROOT / 'configs' / '_base_' / 'datasets' / f'{name}.py'
     if not path.is_file():
         raise LaunchError(f'--dataset {name}: no such file, and not one of {", ".join(DATASETS)}')
-    source = Config.fromfile(path)
+    source = _read_file(path)
     if source.get('test_dataloader') is None:
         raise LaunchError(f'--dataset {name}: has no test_dataloader')
     for part in ('train', 'val', 'test'):
@@ -265,6 +260,16 @@ def _update_datasets(part: Any, **values: Any) -> None:
         _update_datasets(inner, **values)
 
 
+def _read_file(path: str | Path) -> Any:
+    """Read a config file; raises LaunchError if it or one that it inherits from is faulty."""
+    from mmengine.config import Config
+
+    try:
+        return Config.fromfile(path)
+    except (OSError, SyntaxError) as error:
+        raise LaunchError(f'{path}: {error}; correct the config') from error
+
+
 def _warn_if_ineffective(option: str) -> None:
     """Warn about an option whose first name MMEngine's runner does not read.
 
@@ -274,7 +279,9 @@ def _warn_if_ineffective(option: str) -> None:
     from mmengine.runner import Runner
 
     name = option.partition('=')[0].partition('.')[0]
-    others = ('model_wrapper_cfg', 'compile', 'efficient_conv_bn_eval', 'activation_checkpointing')
+    # the runner reads these from its config
+    others = ('model_wrapper_cfg', 'sync_bn', 'find_unused_parameters', 'compile',
+              'efficient_conv_bn_eval', 'activation_checkpointing')  # fmt: skip
     if name not in (*inspect.signature(Runner.__init__).parameters, *others):
         print(
             f'warning: --cfg-options {option} has probably no effect: the runner does not read '

@@ -74,7 +74,7 @@ class TestOptions:
         assert message.startswith(f'--cfg-options {option} does not fit the config: ')
 
     def test_variable_of_the_config_file(self, config, capsys):
-        load(config, '--cfg-options', 'batch_size=8', 'train_cfg.max_iters=3')
+        load(config, '--cfg-options', 'batch_size=8', 'train_cfg.max_iters=3', 'sync_bn=torch')
         warnings = capsys.readouterr().err.splitlines()
         assert len(warnings) == 1
         assert 'batch_size=8 has probably no effect' in warnings[0]
@@ -82,7 +82,9 @@ class TestOptions:
     @pytest.mark.parametrize('content', ["_base_ = ['nowhere.py']", 'model = dict('])
     def test_faulty_config(self, tmp_path, content):
         (tmp_path / 'faulty.py').write_text(content)
-        assert refusal(str(tmp_path / 'faulty.py')).startswith(f'{tmp_path}/faulty.py: ')
+        path = str(tmp_path / 'faulty.py')
+        assert refusal(path).startswith(f'{path}: ')
+        assert refusal('dblrgan_sample', '--dataset', path).startswith(f'{path}: ')
 
     def test_work_dir(self, config, tmp_path):
         assert load(config).work_dir == os.path.join('work_dirs', 'small')

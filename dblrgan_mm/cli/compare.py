@@ -64,12 +64,6 @@ def main() -> None:
         reserved = next((name for name in (INPUT, SHARP) if name in names), None)
         if reserved:
             raise UserError(f'{kind}: the name {reserved!r} is reserved; choose another one')
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f'cannot write to {args.out} ({error.strerror}); choose another folder'
-        ) from error
     os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
     with files.sole_writer(args.out):
         compare(args, data, methods)

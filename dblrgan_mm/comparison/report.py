@@ -12,15 +12,15 @@ from dblrgan_mm.viewer import Table
 
 INPUT, SHARP = 'input', 'sharp'  # rows without a restorer
 
-_LABELS = {
-    'psnr': ('PSNR, dB', 2),
-    'psnr_y': ('PSNR Y, dB', 2),
-    'ssim': ('SSIM (MMagic)', 4),
-    'ssim_skimage': ('SSIM (scikit-image)', 4),
-    'lpips': ('LPIPS', 4),
-    'blur_effect': ('blur effect', 4),
-    'niqe': ('NIQE', 3),
-    'warping_error': ('warping error, 1e-3', 3),
+_SCORES = {  # name, unit, digits
+    'psnr': ('PSNR', 'dB', 2),
+    'psnr_y': ('PSNR Y', 'dB', 2),
+    'ssim': ('SSIM (MMagic)', '', 4),
+    'ssim_skimage': ('SSIM (scikit-image)', '', 4),
+    'lpips': ('LPIPS', '', 4),
+    'blur_effect': ('blur effect', '', 4),
+    'niqe': ('NIQE', '', 3),
+    'warping_error': ('warping error', '1e-3', 3),
 }
 COSTS = {
     'parameters': ('parameters, M', 1e-6, 3),
@@ -34,7 +34,7 @@ def mean_scores(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
     """Return the mean of each score over the frames where it exists and is finite."""
     rows = list(rows)
     means = {}
-    for score in _LABELS:
+    for score in _SCORES:
         values = [row[score] for row in rows if row.get(score) is not None]
         values = [value for value in values if math.isfinite(value)]
         if values:
@@ -47,9 +47,14 @@ def main_score(rows: Iterable[dict[str, Any]]) -> str:
     return 'psnr' if any('psnr' in row for row in rows) else 'blur_effect'
 
 
-def label(score: str) -> str:
-    """Return the name and unit of a score."""
-    return _LABELS[score][0]
+def name_and_unit(score: str) -> tuple[str, str]:
+    """Return the name of a score and its unit, which may be empty."""
+    return _SCORES[score][:2]
+
+
+def _head(score: str, what: str = '') -> str:
+    name, unit, _ = _SCORES[score]
+    return f'{name}{what}, {unit}' if unit else f'{name}{what}'
 
 
 def summary(results: dict[str, dict], data: Sequence[str]) -> dict[str, dict]:
@@ -81,7 +86,7 @@ def _tables_of(results: dict[str, dict], name: str) -> tuple[Table, Table]:
         if 'failed' not in result
     }
     means = {method: mean_scores(given) for method, given in rows.items()}
-    scores = [score for score in _LABELS if any(score in mean for mean in means.values())]
+    scores = [score for score in _SCORES if any(score in mean for mean in means.values())]
     costs = [result['cost']['data'][name] for result in results.values() if result.get('cost')]
     sizes = {'x'.join(map(str, cost['size'])) for cost in costs if 'size' in cost}
     clips = sorted({row['clip'] for row in rows[INPUT]})
@@ -92,7 +97,7 @@ def _tables_of(results: dict[str, dict], name: str) -> tuple[Table, Table]:
         if 'failed' in result:
             lines.append([method, f'failed: {result["failed"]}'])
             continue
-        cells = [_number(means[method].get(score), _LABELS[score][1]) for score in scores]
+        cells = [_number(means[method].get(score), _SCORES[score][2]) for score in scores]
         cost = result['cost'] or dict(parameters=None, data={name: {}})
         given = cost['data'][name] | dict(parameters=cost['parameters'])
         cells += [
@@ -104,9 +109,10 @@ def _tables_of(results: dict[str, dict], name: str) -> tuple[Table, Table]:
     by_clip = []
     for method, scored in rows.items():
         found = [mean_scores(r for r in scored if r['clip'] == clip).get(main) for clip in clips]
-        by_clip.append([method, *(_number(value, _LABELS[main][1]) for value in found)])
-    heads = ['', *(_LABELS[score][0] for score in scores), *(cost[0] for cost in COSTS.values())]
-    return Table(title, heads, lines), Table(f'{name}: {label(main)}', ['', *clips], by_clip)
+        by_clip.append([method, *(_number(value, _SCORES[main][2]) for value in found)])
+    heads = ['', *map(_head, scores), *(cost[0] for cost in COSTS.values())]
+    by_clip_title = f'{name}: {_head(main, " per clip")}'
+    return Table(title, heads, lines), Table(by_clip_title, ['', *clips], by_clip)
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -129,11 +135,11 @@ def _markdown_table(table: Table) -> str:
 def write_csv(results: dict[str, dict], path: Path) -> None:
     """Write the scores as CSV, one line per method and frame."""
     with path.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, ['method', 'data', 'clip', 'frame', *_LABELS])
+        writer = csv.DictWriter(file, ['method', 'data', 'clip', 'frame', *_SCORES])
         writer.writeheader()
         for method, result in results.items():
             for row in result.get('rows', ()):
-                numbers = {k: round(row[k], 6) for k in _LABELS if row.get(k) is not None}
+                numbers = {k: round(row[k], 6) for k in _SCORES if row.get(k) is not None}
                 writer.writerow({'method': method, **row, **numbers})
 
 
@@ -165,7 +171,7 @@ def plot(results: dict[str, dict], data: Sequence[str], path: Path) -> None:
         axes.margins(0.2)
         axes.set_title(name, fontsize=10)
         axes.set_xlabel('GMAC per frame')
-        axes.set_ylabel(label(main))
+        axes.set_ylabel(_head(main))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
     figure.savefig(path, dpi=110)

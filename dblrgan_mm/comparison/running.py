@@ -23,7 +23,7 @@ from dblrgan_mm.clips.clip import Clip
 from dblrgan_mm.clips.frames import write_png
 from dblrgan_mm.comparison import lpips_weights
 from dblrgan_mm.comparison.outside import Folder
-from dblrgan_mm.comparison.report import INPUT, SHARP, label, largest_difference, main_score
+from dblrgan_mm.comparison.report import INPUT, SHARP, largest_difference, main_score, name_and_unit
 from dblrgan_mm.comparison.restoring import Clips, Method, frame_file, restore
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.viewer import ViewedClip
@@ -213,7 +213,7 @@ class Comparison:
                 clip.frames,
                 {method: self.frame_files(method, given, clip.name) for method in methods},
                 {m: [scores[given, clip.name, frame, m] for frame in clip.frames] for m in methods},
-                label(main),
+                *name_and_unit(main),
             )
             for given, named in self.clips.items()
             for clip in named.values()

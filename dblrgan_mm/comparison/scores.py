@@ -17,9 +17,9 @@ from mmagic.evaluation.metrics.ssim import ssim
 from dblrgan_mm.comparison import lpips_weights
 from dblrgan_mm.evaluation.warping_error import motion, warping_error
 
-# NIQE compares the statistics of blocks of 96x96; with fewer blocks than features, 36, their
-# covariance is singular
-_NIQE_BLOCK, _NIQE_BLOCKS = 96, 36
+# NIQE compares the statistics of blocks of 96x96; unless there are more blocks than its 36
+# features, their covariance is singular
+_NIQE_BLOCK, _NIQE_FEATURES = 96, 36
 
 
 def score_clip(
@@ -59,7 +59,7 @@ def score_unpaired_clip(
 
         - ``blur_effect``: scikit-image's, of Crete et al. 2007: 0 for no blur, 1 for maximal blur;
         - ``niqe``: MMagic's NIQE of Mittal et al. 2013, of luma; lower is more natural. Absent if
-          the frame has fewer than 36 blocks of 96x96 pixels;
+          the frame has no more than 36 blocks of 96x96 pixels;
         - ``warping_error``: as in :func:`score_clip`, but with the flow of the blurry clip.
     """
     return _score_frames(restored, blurry, _judge_frame)
@@ -102,7 +102,7 @@ def _judge_frame(frame: np.ndarray, _: np.ndarray) -> dict[str, float]:
 
     found = dict(blur_effect=float(blur_effect(frame, channel_axis=2)))
     height, width = frame.shape[:2]
-    if (height // _NIQE_BLOCK) * (width // _NIQE_BLOCK) >= _NIQE_BLOCKS:
+    if (height // _NIQE_BLOCK) * (width // _NIQE_BLOCK) > _NIQE_FEATURES:
         found['niqe'] = float(niqe(frame[..., ::-1], crop_border=0, convert_to='y'))
     return found
 

@@ -382,12 +382,14 @@ def find_weights(name: str | Path) -> Path:
     """Return the path of a checkpoint, given as a path or as a name in :func:`released`.
 
     Raises:
-        UserError: the name is neither that of a file, with or without a folder, nor of weights.
+        UserError: a name without folder and suffix is neither that of a file nor of weights.
     """
     found, path = released(), Path(name)
-    if str(name) not in found and path.name == str(name) and not path.suffix and not path.exists():
+    if str(name) in found:
+        return found[str(name)]
+    if path.name == str(name) and not path.suffix and not path.exists():
         raise UserError(
             f'no weights {name}: the package has {", ".join(found)}; or give the path of a '
             'checkpoint'
         )
-    return found.get(str(name), path)
+    return path

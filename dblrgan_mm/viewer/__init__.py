@@ -29,14 +29,16 @@ class ViewedClip:
         frames: names of its frames, in order.
         images: for each method, one image file per frame: PNG, JPEG or WebP.
         scores: for each method with scores, the score of each frame; None where unknown.
-        label: name of the score, with its unit after a comma.
+        score: name of the score.
+        unit: its unit, or ''.
     """
 
     name: str
     frames: Sequence[str]
     images: Mapping[str, Sequence[str | Path]]
     scores: Mapping[str, Sequence[float | None]]
-    label: str = 'PSNR, dB'
+    score: str = 'PSNR'
+    unit: str = 'dB'
 
 
 @dataclass
@@ -106,9 +108,7 @@ def _relative(clip: ViewedClip, folder: Path) -> dict[str, Any]:
         method: [None if v is None or not math.isfinite(v) else round(v, 4) for v in given]
         for method, given in clip.scores.items()
     }
-    return dict(
-        name=clip.name, frames=list(clip.frames), images=images, scores=scores, label=clip.label
-    )
+    return vars(clip) | dict(frames=list(clip.frames), images=images, scores=scores)
 
 
 class Shown:
@@ -145,8 +145,8 @@ def show(title: str = 'Frames', **methods: 'Sequence[np.ndarray | torch.Tensor]'
         raise ValueError(f'give two or more methods with equally many frames; got {counts}')
     images = {name: [_data_url(frame) for frame in frames] for name, frames in methods.items()}
     numbers = [str(i) for i in range(next(iter(counts.values())))]
-    clip = dict(name='clip', frames=numbers, images=images, scores={}, label='')
-    return Shown(_render(title, [clip], tables=(), notes=()))
+    clip = ViewedClip('clip', numbers, images, scores={})
+    return Shown(_render(title, [vars(clip)], tables=(), notes=()))
 
 
 def _data_url(frame: 'np.ndarray | torch.Tensor') -> str:

@@ -84,8 +84,7 @@ function show() {
 
 // two decimals and the unit, for scores in dB; three decimals for scores without a unit
 function withUnit(value) {
-  const [, unit] = clip.label.split(', ');
-  return unit ? `${value.toFixed(2)} ${unit}` : value.toFixed(3);
+  return clip.unit ? `${value.toFixed(2)} ${clip.unit}` : value.toFixed(3);
 }
 
 function goTo(number) {
@@ -165,8 +164,7 @@ function drawPlot() {
   const methods = Object.keys(clip.scores).filter((m) => clip.scores[m].some((v) => v !== null));
   $('scores').hidden = methods.length === 0;
   if (methods.length === 0) return;
-  const [score, ...unit] = clip.label.split(', ');
-  $('score').textContent = [`${score} per frame`, ...unit].join(', ');
+  $('score').textContent = `${clip.score} per frame${clip.unit && `, ${clip.unit}`}`;
   const text = getComputedStyle(document.body).color;
   const axis = { stroke: text, grid: { stroke: '#8884', width: 1 }, ticks: { stroke: '#8884', width: 1 } };
   const options = {

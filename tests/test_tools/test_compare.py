@@ -124,7 +124,7 @@ def test_from_end_to_end(call_tool, sample_root, config, checkpoint, tmp_path, r
 
 
 @pytest.mark.slow
-def test_without_sharp_frames(call_tool, real_copy, config, checkpoint, tmp_path, page_clips):
+def test_without_sharp_frames(call_tool, real_copy, config, checkpoint, tmp_path, page_clips, repo):
     for folder in (real_copy / 'train').glob('*/sharp'):
         shutil.rmtree(folder)
     clips = sorted(folder.name for folder in (real_copy / 'train').iterdir())
@@ -135,10 +135,16 @@ def test_without_sharp_frames(call_tool, real_copy, config, checkpoint, tmp_path
         folder.mkdir(parents=True, exist_ok=True)
         soft = cv2.GaussianBlur(image, None, 1)
         cv2.imwrite(str(folder / path.name), cv2.addWeighted(image, 2, soft, -1, 0))
+    recurrent = tmp_path / 'recurrent.py'
+    recurrent.write_text(
+        f"_base_ = ['{repo}/configs/baselines/basicvsr_pp_sample.py']\n"
+        'model = dict(generator=dict(mid_channels=8, num_blocks=1))\n'
+    )
     out = tmp_path / 'out'
     arguments = (
         'compare', out, '--device', 'cpu', '--data', f'own={real_copy}:train',
         '--method', f'identity={config}:{checkpoint}', '--method', f'sharpened={restored}',
+        '--method', f'recurrent={recurrent}',
     )  # fmt: skip
     refused = call_tool(*arguments)
     assert refused.code == 1
@@ -146,16 +152,17 @@ def test_without_sharp_frames(call_tool, real_copy, config, checkpoint, tmp_path
     result = call_tool(*arguments, '--unpaired')
     assert result.code == 0, result.err
     rows = table(result.out)
-    assert list(rows) == ['', '---', 'input', 'identity', 'sharpened']
+    assert list(rows) == ['', '---', 'input', 'identity', 'sharpened', 'recurrent']
+    assert 'gt_img' not in result.out + result.err
     assert rows[''][:2] == ['blur effect', 'warping error, 1e-3']
     assert rows['identity'][:2] == rows['input'][:2]
     assert float(rows['sharpened'][0]) < float(rows['input'][0])
-    assert 'own: blur effect' in result.out
+    assert 'own: blur effect per clip\n' in result.out
     assert len(list((out / 'grids').iterdir())) == len(clips)
     assert cv2.imread(str(out / 'quality_cost.png')) is not None
     shown = page_clips(out / 'index.html')
     assert [clip['name'] for clip in shown] == clips
-    assert shown[0]['label'] == 'blur effect'
+    assert (shown[0]['score'], shown[0]['unit']) == ('blur effect', '')
     assert all(0 < value < 1 for clip in shown for value in clip['scores']['sharpened'])
 
 
@@ -298,4 +305,4 @@ def test_layout_with_arguments(call_tool, real_copy, tmp_path):
         'sharp={split}/{clip}/sharp/{frame}.*',
     )  # fmt: skip
     assert result.code == 0, result.err
-    assert 'own: 12 frames of 1 clip' in result.out
+    assert 'own: 12 frames of 1 clip\n' in result.out

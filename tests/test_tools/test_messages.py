@@ -36,7 +36,7 @@ def place(tmp_path, sample_root, monkeypatch) -> Path:
         shutil.copytree(clip, tmp_path / name / 'train' / 'walk')
     shutil.copytree(clip / 'blur', tmp_path / 'frames')
     (tmp_path / 'gaps' / 'train' / 'walk' / 'blur' / '000050.png').unlink()
-    frame = read_frame(next(iter(sorted((tmp_path / 'frames').iterdir()))))
+    frame = read_frame(tmp_path / 'frames' / '000047.png')
     write_png(tmp_path / 'mixed' / '0.png', frame)
     write_png(tmp_path / 'mixed' / '1.png', frame[:100])
     (tmp_path / 'grey').mkdir()

@@ -191,7 +191,7 @@ class TestPlot:
         image = next((folder / 'methods' / 'input' / 'walk').iterdir())
         scores = dict(input=[0.3456], restored=[0.2])
         clip = ViewedClip(
-            'clip', ['1'], dict(input=[image], restored=[image]), scores, 'blur effect'
+            'clip', ['1'], dict(input=[image], restored=[image]), scores, 'blur effect', ''
         )
         write_page(folder / 'blur.html', 'Blur', [clip])
         page = new_page()
