@@ -45,8 +45,9 @@ def main() -> None:
     add('--layout-args', nargs='+', action=launch.KeyValue, default={}, metavar='KEY=VALUE',
         help='arguments of the layout, e.g. exposure=3ms24ms')  # fmt: skip
     add('--method', action='append', default=[], metavar='NAME=CONFIG[:CHECKPOINT]|FOLDER',
-        help='restorer, repeat for several; without a checkpoint: random weights, to measure the '
-        'cost. FOLDER has frames that another program restored: DATA/CLIP/FRAME.png')  # fmt: skip
+        help='restorer, repeat for several; CHECKPOINT is a file or a name of packaged weights; '
+        'without it: random weights, to measure the cost. FOLDER has frames that another program '
+        'restored: DATA/CLIP/FRAME.png')  # fmt: skip
     add('--unpaired', action='store_true',
         help='do not look for sharp frames; use scores that need none')  # fmt: skip
     add('--device', default='auto', help='auto, cpu, cuda or cuda:1 (default: auto)')
@@ -74,7 +75,7 @@ def _parse_data(text: str, args: argparse.Namespace) -> Any:
 
     name, _, place = text.partition('=')
     root, _, split = place.rpartition(':')
-    if not (name and root and split):
+    if not (name and root):  # patterns need no split
         raise UserError(f'--data takes NAME=ROOT:SPLIT, got {text!r}')
     return Clips(_plain(name), args.layout, root, split, args.layout_args, not args.unpaired)
 
@@ -91,12 +92,11 @@ def _parse_method(text: str) -> Any:
         raise UserError(
             f'--method takes NAME=CONFIG, NAME=CONFIG:CHECKPOINT or NAME=FOLDER, got {text!r}'
         )
-    if checkpoint and not Path(checkpoint).is_file():
-        raise UserError(f'--method {name}: {checkpoint} is not a file')
     try:
-        return Method(_plain(name), find_config(config), checkpoint or None)
+        config = find_config(config)
     except UserError as error:
         raise UserError(f'--method {name}: {place} is not a folder of frames; {error}') from error
+    return Method(_plain(name), config, launch.find_checkpoint(checkpoint) if checkpoint else None)
 
 
 def _plain(name: str) -> str:

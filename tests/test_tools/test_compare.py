@@ -297,6 +297,24 @@ def test_faulty_data_ends_the_command(call_tool, real_copy, tmp_path):
 
 
 @pytest.mark.slow
+def test_pattern_without_a_split(call_tool, real_copy, tmp_path):
+    root, pattern = real_copy / 'train', 'blurry={clip}/blur/{frame}.*'
+    unpaired = ('--unpaired', '--layout', 'patterns', '--layout-args', pattern)
+    store = tmp_path / 'store'
+    converted = call_tool(
+        'dataset_converters/make_clip_store', 'patterns', root, store, '--unpaired',
+        '--layout-args', pattern,
+    )  # fmt: skip
+    assert converted.code == 0, converted.err
+    tables = []
+    for place in (root, store):
+        result = call_tool('compare', tmp_path / place.name, '--data', f'own={place}:', *unpaired)
+        assert result.code == 0, result.err
+        tables.append(table(result.out))
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.slow
 def test_layout_with_arguments(call_tool, real_copy, tmp_path):
     """Own pairs that are found by patterns."""
     result = call_tool(
