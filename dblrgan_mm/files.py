@@ -38,8 +38,10 @@ def sole_writer(folder: Path, temporary: bool = False) -> Iterator[None]:
             'folder'
         ) from None
     except OSError as error:
+        taken = isinstance(error, FileExistsError)
+        reason = 'it is not a folder' if taken else error.strerror or error
         raise UserError(
-            f'cannot write to {folder.resolve()} ({error.strerror or error}); choose another folder'
+            f'cannot write to {folder.resolve()} ({reason}); choose another folder'
         ) from error
     try:
         yield

@@ -114,7 +114,7 @@ class TestSoleWriter:
     def test_file_in_place_of_the_folder(self, tmp_path):
         (tmp_path / 'out').write_text('x')
         assert self.refusal(tmp_path / 'out') == (
-            f'cannot write to {tmp_path}/out (File exists); choose another folder'
+            f'cannot write to {tmp_path}/out (it is not a folder); choose another folder'
         )
 
     def test_folder_without_the_right_to_write(self, tmp_path):

@@ -45,8 +45,11 @@ def main() -> None:
     args = parser.parse_args()
     layout = layouts.LAYOUTS[args.layout]
     published = {} if args.own else layout.published
+    splits = args.split or layout.splits or ['']
+    for split in splits:
+        layouts.require_arguments(args.layout, split, args.layout_args)
     reports = {}
-    for split in args.split or layout.splits or ['']:
+    for split in splits:
         reports[split] = report = Report()
         try:
             clips = find(report, args, split)

@@ -75,7 +75,7 @@ def read_split(layout: str, root: Path, split: str, layout_args: dict[str, str])
     if part is None:
         raise DatasetError(
             f'the clip store {root.resolve()} has no split {split!r}, only '
-            f'{", ".join(sorted(index["splits"]))}. To convert it, see '
+            f'{", ".join(map(repr, sorted(index["splits"])))}. To convert it, see '
             f'{locate("docs/clip_store.md")}.'
         )
     if not part['complete']:

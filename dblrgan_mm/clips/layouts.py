@@ -74,19 +74,10 @@ def find_clips(
         DatasetError: if the split does not exist or has no clips, or if the layout does not accept
             the ``layout_args``.
     """
+    require_arguments(layout, split, layout_args)
     known = LAYOUTS[layout]
-    if known.splits and split not in known.splits:
-        raise DatasetError(
-            f'the {layout} layout has no split {split!r}, only {", ".join(known.splits)}'
-        )
-    try:
-        inspect.signature(known.find).bind(root, split, paired, **layout_args)
-    except TypeError as error:
-        takes = ', '.join(list(inspect.signature(known.find).parameters)[3:]) or 'none'
-        raise DatasetError(
-            f'the {layout} layout does not accept these layout_args ({error}). It accepts: '
-            f'{takes}. See {locate(known.page)}.'
-        ) from error
+    if not root.is_dir():
+        raise DatasetError(f'no folder {root.resolve()}. See {locate(known.page)}.')
     arguments = dict(split=split, paired=paired, **layout_args)
     try:
         found = list(known.find(root, **arguments))
@@ -97,6 +88,24 @@ def find_clips(
     if hint or not found:
         raise DatasetError(f'{wrong}{hint} See {locate(known.page)}.')
     return found
+
+
+def require_arguments(layout: str, split: str, layout_args: dict[str, str]) -> None:
+    """Raise DatasetError unless the layout has the split and accepts the ``layout_args``."""
+    known = LAYOUTS[layout]
+    if known.splits and split not in known.splits:
+        raise DatasetError(
+            f'the {layout} layout has no split {split!r}, only {", ".join(known.splits)}'
+        )
+    find = inspect.signature(known.find)
+    try:
+        find.bind(Path(), split, True, **layout_args)
+    except TypeError as error:
+        takes = ', '.join(list(find.parameters)[3:]) or 'none'
+        raise DatasetError(
+            f'the {layout} layout does not accept these layout_args ({error}). It accepts: '
+            f'{takes}. See {locate(known.page)}.'
+        ) from error
 
 
 def with_defaults(layout: str, layout_args: dict[str, str]) -> dict[str, str]:
@@ -236,9 +245,10 @@ def dbn_frames(base: int = 1) -> list[int]:
 
     The authors give the frames as MATLAB's ``floor(linspace(2,97,30))`` (issue 2 of
     shuochsu/DeepVideoDeblurring) and never answered whether they count from 0 or from 1. With
-    ``base=1``, as MATLAB counts, 2 is the clip's second frame, '00001.jpg'. With ``base=0`` it is
-    '00002.jpg'. Two facts support ``base=0``: their launcher inserts its indices into the file
-    names, and 2 to 97 are then exactly the frames of 100 that have two neighbours on each side.
+    ``base=1``, the default because MATLAB counts from 1, 2 is the clip's second frame, '00001.jpg'.
+    With ``base=0`` it is '00002.jpg'. Two facts support ``base=0``, but do not prove it: their
+    launcher inserts its indices into the file names, and 2 to 97 are then exactly the frames of 100
+    that have two neighbours on each side.
     """
     return [math.floor(2 + i * Fraction(97 - 2, 30 - 1)) - base for i in range(30)]
 

@@ -156,7 +156,7 @@ def build(method: Method, device: str) -> tuple[Any, 'BaseModel']:
 
     import dblrgan_mm.datasets
     import dblrgan_mm.models  # noqa: F401
-    from dblrgan_mm.engine.checkpoints import require_match
+    from dblrgan_mm.engine.checkpoint_hooks import require_match
     from dblrgan_mm.inference.checkpoint import read_content
 
     cfg = Config.fromfile(method.config)

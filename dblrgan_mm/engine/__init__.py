@@ -4,7 +4,7 @@ from dblrgan_mm import compat
 
 compat.apply()
 
-from dblrgan_mm.engine.checkpoints import CheckpointMatchHook, WholeCheckpointHook
+from dblrgan_mm.engine.checkpoint_hooks import CheckpointMatchHook, WholeCheckpointHook
 from dblrgan_mm.engine.faults import NonFiniteHook, UnreadableFramesHook
 from dblrgan_mm.engine.hooks import (
     ClipVisualizationHook,

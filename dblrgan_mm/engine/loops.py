@@ -11,7 +11,7 @@ from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.loops import _InfiniteDataloaderIterator, calc_dynamic_intervals
 
 from dblrgan_mm.datasets.resumable import ResumableSampler, SeededDataset, seed_everything
-from dblrgan_mm.engine.checkpoints import HISTORY, WholeCheckpointHook
+from dblrgan_mm.engine.checkpoint_hooks import HISTORY, WholeCheckpointHook
 from dblrgan_mm.engine.processes import any_process
 from dblrgan_mm.engine.termination import Termination
 from dblrgan_mm.errors import LaunchError

@@ -22,7 +22,7 @@ LAYOUTS = {'1 channels': 'mono', '2 channels': 'stereo'}
 
 def mux(
     segments: list[Path],
-    given: Format,
+    frame_format: Format,
     target: Path,
     source: Path | None,
     cut: bool,
@@ -32,7 +32,7 @@ def mux(
 
     Args:
         segments: files of encoded frames, in order, named as by ``VideoParts``.
-        given: format of the frames.
+        frame_format: format of the frames.
         target: path of the file; its suffix selects the container.
         source: video to copy sound, subtitles, chapters and titles from; None: copy nothing.
         cut: True if the frames are only a part of the source: time 0 is then the first frame, and
@@ -49,7 +49,7 @@ def mux(
     """
     import av
 
-    write = functools.partial(_write, segments, given, target, source, cut, last_duration)
+    write = functools.partial(_write, segments, frame_format, target, source, cut, last_duration)
     try:
         return write({})
     except av.FFmpegError as error:
@@ -76,7 +76,7 @@ def _is_io(error: Exception) -> bool:
 
 def _write(
     segments: list[Path],
-    given: Format,
+    frame_format: Format,
     target: Path,
     source: Path | None,
     cut: bool,
@@ -90,15 +90,15 @@ def _write(
     """
     import av
 
-    base = given.time_base
-    interval = max(1, round(1 / given.rate / base))
-    times = array('q', (packet.pts for packet in _packets(segments, base)))  # as decoded
-    shown = array('q', sorted(times))
-    first = shown[0] if cut else 0
-    end = (shown[-1] + interval) * base if cut else None
+    base = frame_format.time_base
+    interval = max(1, round(1 / frame_format.rate / base))
+    decode_pts = array('q', (packet.pts for packet in _packets(segments, base)))  # decoding order
+    display_pts = array('q', sorted(decode_pts))
+    origin = display_pts[0] if cut else 0
+    end = (display_pts[-1] + interval) * base if cut else None
     last_duration = interval if cut else last_duration or interval
-    # the largest number of positions by which a frame is decoded before it is shown
-    delay = max(i - bisect.bisect_left(shown, pts) for i, pts in enumerate(times))
+    # the largest number of positions by which a frame is decoded before it is displayed
+    delay = max(i - bisect.bisect_left(display_pts, pts) for i, pts in enumerate(decode_pts))
     left_out: list[str] = []
     damaged: Counter[str] = Counter()
 
@@ -107,29 +107,29 @@ def _write(
         out = stack.enter_context(av.open(os.path.abspath(target), 'w'))
         video = out.add_stream_from_template(segment.streams.video[0])
         video.time_base = base
-        video.codec_context.framerate = given.rate
+        video.codec_context.framerate = frame_format.rate
         codec = segment.streams.video[0].codec_context.name
         if codec == 'hevc' and out.format.name != 'matroska':
             video.codec_tag = 'hvc1'  # required by Apple's players
         if codec == 'ffv1':  # other codecs store these in the bitstream
-            video.codec_context.color_primaries = given.tags['color_primaries']
-            video.codec_context.color_trc = given.tags['color_trc']
+            video.codec_context.color_primaries = frame_format.tags['color_primaries']
+            video.codec_context.color_trc = frame_format.tags['color_trc']
 
         def pictures() -> Iterator[tuple[float, Any]]:
             for i, packet in enumerate(_packets(segments, base)):
-                position = bisect.bisect_left(shown, packet.pts)
-                after = shown[position + 1] if position + 1 < len(shown) else None
+                position = bisect.bisect_left(display_pts, packet.pts)
+                after = display_pts[position + 1] if position + 1 < len(display_pts) else None
                 packet.duration = last_duration if after is None else after - packet.pts
-                # the first frames are decoded before the first one is shown; each later frame
-                # when the frame `delay` positions earlier is shown
+                # the first frames are decoded before the first one is displayed; each later frame
+                # when the frame `delay` positions earlier is displayed
                 back = delay - i
-                packet.dts = shown[0] - back * interval if back > 0 else shown[-back]
-                if i == len(times) - 1:  # in .mp4 the track ends with the last decoded frame
-                    length = shown[-1] + last_duration - shown[0]
-                    decoded = packet.dts - (shown[0] - delay * interval)
+                packet.dts = display_pts[0] - back * interval if back > 0 else display_pts[-back]
+                if i == len(decode_pts) - 1:  # in .mp4 the track ends with the last decoded frame
+                    length = display_pts[-1] + last_duration - display_pts[0]
+                    decoded = packet.dts - (display_pts[0] - delay * interval)
                     packet.duration = max(1, length - decoded)
-                packet.dts -= first
-                packet.pts -= first
+                packet.dts -= origin
+                packet.pts -= origin
                 packet.time_base = base
                 packet.stream = video
                 yield float(packet.dts * base), packet
@@ -141,14 +141,14 @@ def _write(
             start = Fraction(original.start_time or 0, 1_000_000)
             # The time stamps of broadcasts start anywhere. A start before 0, with all frames at 0
             # or later, is only the priming of the sound and is not shifted.
-            if not cut and (start > 0 or shown[0] < 0):
-                first = round(start / base)
+            if not cut and (start > 0 or display_pts[0] < 0):
+                origin = round(start / base)
             if not cut:
                 chapters = original.chapters()
-                out.set_chapters([_shifted(chapter, first * base) for chapter in chapters])
+                out.set_chapters([_shifted(chapter, origin * base) for chapter in chapters])
             # .mp4 and .mov can hide packets before time 0, as the source did
             hide = out.format.name != 'matroska'
-            flows.append(_copied_packets(original, copies, first * base, end, hide, left_out))
+            flows.append(_copied_packets(original, copies, origin * base, end, hide, left_out))
         for _, packet in heapq.merge(*flows, key=lambda item: item[0]):
             stream = packet.stream
             try:

@@ -97,7 +97,7 @@ class TestArguments:
 class TestIndexErrors:
     def test_no_split(self, real_store):
         assert message(real_store, 'test') == (
-            f"the clip store {real_store} has no split 'test', only train. To convert it, "
+            f"the clip store {real_store} has no split 'test', only 'train'. To convert it, "
             'see docs/clip_store.md.'
         )
 

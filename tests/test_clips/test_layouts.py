@@ -81,7 +81,7 @@ class TestErrors:
 
     def test_no_root(self, tmp_path):
         message = self.message(tmp_path / 'nowhere')
-        assert f'no folder {tmp_path / "nowhere" / "train"}.' in message
+        assert f'no folder {tmp_path / "nowhere"}.' in message
         assert 'docs/gopro.md' in message
 
     def test_message_has_the_absolute_path_of_a_relative_root(self, tmp_path, monkeypatch):

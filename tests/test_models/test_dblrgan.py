@@ -318,8 +318,8 @@ class TestDiscriminatorLearns:
         with torch.no_grad():
             restored = torch.cat([model.generator(b) for b in blurry.split(8)])
         optim = torch.optim.Adam(model.discriminator.parameters(), lr=1e-2)
-        decay = torch.optim.lr_scheduler.LinearLR(optim, 1, 0.01, total_iters=40)
-        for _ in range(40):
+        decay = torch.optim.lr_scheduler.LinearLR(optim, 1, 0.01, total_iters=120)
+        for _ in range(120):
             for index in torch.randperm(len(sharp)).split(8):
                 losses = model.discriminator_losses(restored[index], sharp[index])
                 loss = losses['loss_disc_real'] + losses['loss_disc_fake']

@@ -193,7 +193,7 @@ class TestSpeedIsKept:
             '--device', 'cpu', '--cfg-options', 'train_dataloader.batch_size=1',
             'train_dataloader.num_workers=1', '--steps', 1, '--repeats', 3,
         )  # fmt: skip
-        assert ratio(figures, 'dblrgan_gopro, plain', 'dblrgan_gopro, float32') > 0.8
+        assert ratio(figures, 'dblrgan_gopro, plain', 'dblrgan_gopro, float32') > 0.9
         about = figures['about']['dblrgan_gopro, float32']
         assert (about['windows'], about['crop']) == (1, [128, 128])
         assert about['parameters'] > 20e6

@@ -190,9 +190,17 @@ class TestFaults:
         )
         assert test.startswith(f'test: nothing at {tmp_path}/{sorted(DVD_TEST_CLIPS)[4]}.')
 
-    def test_unknown_split(self, check, sample_root):
-        (line,) = faults(check('gopro', sample_root, '--split', 'val'))
-        assert line == "val: the gopro layout has no split 'val', only train, test"
+    @pytest.mark.parametrize(
+        ('arguments', 'message'),
+        [
+            (('--split', 'val'), "the gopro layout has no split 'val', only train, test"),
+            (('--layout-args', 'blurred=x'), 'It accepts: blur.'),
+        ],
+    )
+    def test_arguments_are_not_faults_of_the_data(self, check, sample_root, arguments, message):
+        done = check('gopro', sample_root, *arguments)
+        assert (done.code, done.out) == (1, '')
+        assert message in done.err
 
     def test_layout_argument_without_value(self, check, sample_root):
         done = check('gopro', sample_root, '--layout-args', 'blur')

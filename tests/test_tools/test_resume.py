@@ -17,7 +17,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from dblrgan_mm import files, launch
-from dblrgan_mm.engine.checkpoints import WholeFileBackend
+from dblrgan_mm.engine.checkpoint_hooks import WholeFileBackend
 from dblrgan_mm.inference.checkpoint import read_content
 
 ROOT = Path(__file__).parents[2]

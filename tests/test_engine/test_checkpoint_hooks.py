@@ -17,8 +17,8 @@ from mmengine.optim import MultiStepLR
 
 from dblrgan_mm import models  # noqa: F401  (registers types)
 from dblrgan_mm.engine import CheckpointMatchHook, WholeCheckpointHook
-from dblrgan_mm.engine import checkpoints as module
-from dblrgan_mm.engine.checkpoints import WholeFileBackend
+from dblrgan_mm.engine import checkpoint_hooks as module
+from dblrgan_mm.engine.checkpoint_hooks import WholeFileBackend
 from dblrgan_mm.errors import CheckpointMismatchError
 
 DBLRNET = dict(
