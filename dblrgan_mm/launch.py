@@ -55,7 +55,7 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
         metavar='NAME',
         help=f"replaces the config's data set: {', '.join(DATASETS)}, or a config file of your own",
     )
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision; needs a GPU')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -183,8 +183,8 @@ def prepare_process(cfg: Any, args: argparse.Namespace) -> None:
     It does on a machine without GPUs, or if the config says so.
 
     Raises:
-        LaunchError: if ``--amp`` is given without a GPU, or the launcher's environment variables
-            are missing.
+        LaunchError: if ``--amp`` is given and the device has no 16-bit type, or the launcher's
+            environment variables are missing.
     """
     cfg.launcher = args.launcher
     if cfg.get('randomness', {}).get('deterministic'):
@@ -193,9 +193,12 @@ def prepare_process(cfg: Any, args: argparse.Namespace) -> None:
 
     import torch
 
-    if args.amp and not torch.cuda.is_available():
+    from dblrgan_mm.devices import find_device, half_dtype
+
+    if args.amp and half_dtype(find_device('auto')) is None:
         raise LaunchError(
-            '--amp needs a GPU, but torch finds none; leave --amp out to run in float32'
+            '--amp needs a GPU or a CPU with instructions for bfloat16 (AVX-512 BF16 or AMX); '
+            'leave --amp out to run in float32'
         )
     if args.launcher != 'none':
         if args.launcher == 'pytorch':

@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from dblrgan_mm import compat, launch
+from dblrgan_mm import compat, devices, launch
 from dblrgan_mm.datasets import DatasetError, VideoClipDataset
 from dblrgan_mm.errors import CheckpointMismatchError, UserError
 
@@ -133,9 +133,10 @@ class TestRefusals:
         )
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
-    def test_amp_without_a_gpu(self, config):
+    def test_amp_without_instructions_for_it(self, config, monkeypatch):
+        monkeypatch.setattr(devices, 'capabilities', dict)
         message = refusal(config, '--amp')
-        assert message.startswith('--amp needs a GPU')
+        assert message.startswith('--amp needs a GPU or a CPU with instructions for bfloat16')
         assert 'leave --amp out' in message
 
     @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def compare(args: argparse.Namespace, data: list, methods: list) -> None:
 
     from dblrgan_mm.comparison import report
     from dblrgan_mm.comparison.running import Comparison
-    from dblrgan_mm.inference.devices import find_device
+    from dblrgan_mm.devices import find_device
     from dblrgan_mm.viewer import write_page
 
     device = str(find_device(args.device))

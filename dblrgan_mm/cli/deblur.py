@@ -158,8 +158,8 @@ def place_among_processes() -> tuple[int, int, int]:
 
 def load(args: argparse.Namespace, local_rank: int, processes: int) -> Any:
     """Load the network on this process's GPU; print the description of packaged weights."""
+    from dblrgan_mm.devices import find_device, keep_freed_memory
     from dblrgan_mm.inference.deblurrer import Deblurrer
-    from dblrgan_mm.inference.devices import find_device, keep_freed_memory
 
     device = args.device
     if processes > 1 and device in ('auto', 'cuda'):

@@ -75,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(format='%(message)s', level=logging.WARNING)
     import uvicorn
 
+    from dblrgan_mm.devices import find_device, keep_freed_memory
     from dblrgan_mm.inference.deblurrer import DEFAULT, Deblurrer, released
-    from dblrgan_mm.inference.devices import find_device, keep_freed_memory
     from dblrgan_mm.web.app import build_app
     from dblrgan_mm.web.jobs import Jobs
 

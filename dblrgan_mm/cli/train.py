@@ -34,10 +34,9 @@ def main() -> None:
 def train(cfg: Any, args: argparse.Namespace) -> None:
     """Train as the config and the command line say."""
     if args.amp:
-        import torch
+        from dblrgan_mm.devices import find_device, half_dtype
 
-        # the range of float16 is too narrow for a GAN, so prefer bfloat16
-        dtype = 'bfloat16' if torch.cuda.get_device_capability() >= (8, 0) else 'float16'
+        dtype = str(half_dtype(find_device('auto'))).removeprefix('torch.')
         wrappers = cfg.optim_wrapper
         for wrapper in [wrappers] if 'optimizer' in wrappers else wrappers.values():
             if isinstance(wrapper, dict):

@@ -16,7 +16,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.runner.checkpoint import _load_checkpoint
 from skimage.metrics import peak_signal_noise_ratio
 
-from dblrgan_mm import launch
+from dblrgan_mm import devices, launch
 from dblrgan_mm.cli.test import print_table, score_table
 from dblrgan_mm.datasets import VideoClipDataset
 from dblrgan_mm.engine.hooks import read_scalars
@@ -134,12 +134,14 @@ class TestTrainArguments:
         assert (done.code, built) == (1, [])
         assert done.err.startswith(f'error: no checkpoint {work_dir.parent / "start.pth"}; ')
 
-    @pytest.mark.parametrize(('dtype', 'has_bfloat16'), [('bfloat16', True), ('float16', False)])
+    @pytest.mark.parametrize(
+        ('gpu', 'dtype'), [((8, 0), 'bfloat16'), ((7, 5), 'float16'), (None, 'bfloat16')]
+    )
     @pytest.mark.parametrize('networks', [1, 2])
-    def test_amp(self, built, work_dir, monkeypatch, networks, dtype, has_bfloat16):
-        monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-        capability = (8, 0) if has_bfloat16 else (7, 5)
-        monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: capability)
+    def test_amp(self, built, work_dir, monkeypatch, networks, gpu, dtype):
+        monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu is not None)
+        monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: gpu)
+        monkeypatch.setattr(devices, 'capabilities', lambda: dict(avx512_bf16=True))
         wrapper = 'dict(type="OptimWrapper", optimizer=dict(type="Adam"))'
         if networks == 2:
             wrapper = f'dict(constructor="X", generator={wrapper}, discriminator={wrapper})'

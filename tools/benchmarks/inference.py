@@ -18,11 +18,11 @@ from dblrgan_mm import measuring, nn
 from dblrgan_mm.clips.clip import pad_index
 from dblrgan_mm.clips.frames import frame_paths, read_frame
 from dblrgan_mm.comparison.restoring import Method, build
+from dblrgan_mm.devices import find_device, keep_freed_memory
 from dblrgan_mm.errors import LaunchError, UserError
 from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference.checkpoint import load_generator
 from dblrgan_mm.inference.deblurrer import find_weights
-from dblrgan_mm.inference.devices import find_device, keep_freed_memory
 
 PLAIN = 'plain loop, float32'
 

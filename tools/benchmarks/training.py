@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from benchmarks.ways import dtypes_of, named, processes, training_config
 from dblrgan_mm import compat, measuring
-from dblrgan_mm.inference.devices import find_device
+from dblrgan_mm.devices import find_device
 
 _training: 'Training'  # set per process
 

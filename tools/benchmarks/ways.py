@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from dblrgan_mm import launch
+from dblrgan_mm.devices import fastest_dtype
 from dblrgan_mm.errors import LaunchError
-from dblrgan_mm.inference.devices import fastest_dtype
 from dblrgan_mm.resources import find_config
 
 

@@ -3,12 +3,12 @@
 ``StripDBLRNet._quantize`` does the calibration.
 """
 
-from typing import Any
-
 import cv2
 import numpy as np
 import torch
 from torch import nn
+
+from dblrgan_mm.devices import capabilities
 
 
 class Int8Conv(nn.Module):
@@ -104,11 +104,6 @@ def has_int8() -> bool:
     vnni = able.get('avx512_vnni') or able.get('avx_vnni')
     operators = ('qconv_prepack', 'qconv_pointwise')
     return bool(vnni) and all(hasattr(torch.ops.onednn, name) for name in operators)
-
-
-def capabilities() -> dict[str, Any]:
-    """Return the CPU's capabilities as reported by torch 2.10 or later; {} for older versions."""
-    return getattr(torch.cpu, 'get_capabilities', dict)()
 
 
 def dead_leaves(frames: int, motion: float = 0.0, seed: int = 0, size: int = 256) -> np.ndarray:

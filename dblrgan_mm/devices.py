@@ -3,11 +3,11 @@
 import ctypes
 import functools
 import time
+from typing import Any
 
 import torch
 
 from dblrgan_mm.errors import UserError
-from dblrgan_mm.inference.networks.int8 import capabilities
 
 
 def find_device(name: str | torch.device) -> torch.device:
@@ -36,20 +36,32 @@ def find_device(name: str | torch.device) -> torch.device:
     return device
 
 
-def fastest_dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16 or float16 where the device is faster with it, else float32."""
+def half_dtype(device: torch.device) -> torch.dtype | None:
+    """Return the 16-bit type that the device has instructions for: bfloat16 if it has both."""
     if device.type == 'cuda':
-        if torch.cuda.get_device_capability(device) >= (8, 0):
+        capability = torch.cuda.get_device_capability(device)
+        if capability >= (8, 0):
             return torch.bfloat16
-        return (
-            torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) else torch.float32
-        )
+        return torch.float16 if capability >= (7, 0) else None
     if device.type == 'cpu':
         able = capabilities()
-        capable = able.get('avx512_bf16') or able.get('amx_bf16')
-        if capable and _seconds(torch.bfloat16) < 0.7 * _seconds(torch.float32):
-            return torch.bfloat16
-    return torch.float32
+        return torch.bfloat16 if able.get('avx512_bf16') or able.get('amx_bf16') else None
+    return None
+
+
+def fastest_dtype(device: torch.device) -> torch.dtype:
+    """Return the device's 16-bit type if convolutions are faster in it, else float32."""
+    half = half_dtype(device)
+    if half is None:
+        return torch.float32
+    if device.type == 'cpu' and _seconds(half) >= 0.7 * _seconds(torch.float32):
+        return torch.float32
+    return half
+
+
+def capabilities() -> dict[str, Any]:
+    """Return the CPU's capabilities as reported by torch 2.10 or later; {} for older versions."""
+    return getattr(torch.cpu, 'get_capabilities', dict)()
 
 
 @functools.cache
