@@ -19,7 +19,10 @@ class PickedCropsDataset(Dataset):
     random. Let d be the mean absolute difference between the blurry and the sharp centre frame of a
     crop, in grey levels. The candidate with the largest ``log(d + 0.3) + 0.5 g`` is kept, where g
     is noise with a standard Gumbel distribution. Among the candidates, a crop is thus kept with a
-    probability proportional to ``(d + 0.3) ** 2``, so nearly sharp crops still occur.
+    probability proportional to ``(d + 0.3) ** 2``. If nearly sharp crops are a fraction q of all
+    crops, about ``q ** candidates`` of the kept crops are nearly sharp. With many candidates a
+    network learns faster to remove strong blur, but hardly ever sees a sharp frame, and changes it;
+    docs/weights.md has scores.
 
     Args:
         dataset: config of the data set that the candidates are drawn from. Its pipeline loads and

@@ -25,8 +25,8 @@ class MultiScaleDBLRNet(nn.Module):
     where a 3x3 convolution covers a large area at a low cost. The network predicts the difference
     to the centre frame, so that details of the frame are not lost. There is no normalisation.
 
-    With the default arguments it has 0.906 M parameters (``color='rgb'``: 0.908 M) and needs 33.3
-    thousand multiply-accumulates per pixel, 1/56 of DBLRNet's. Frames are padded on the right and
+    With the default arguments it has 1.605 M parameters (``color='rgb'``: 1.607 M) and needs 54.6
+    thousand multiply-accumulates per pixel, 1/34 of DBLRNet's. Frames are padded on the right and
     at the bottom, by replication, to a multiple of the coarsest scale.
 
     Args:
@@ -51,7 +51,7 @@ class MultiScaleDBLRNet(nn.Module):
         self,
         num_frames: int = 5,
         color: str = 'luma',
-        channels: Sequence[int] = (16, 24, 48, 96),
+        channels: Sequence[int] = (16, 32, 64, 128),
         num_blocks: Sequence[int] = (0, 1, 2, 4, 2, 1, 1),
     ) -> None:
         super().__init__()

@@ -40,7 +40,7 @@ class StripMultiScaleDBLRNet(StripNetwork):
 
     Example:
         >>> net = MultiScaleDBLRNet().eval()
-        >>> architecture = dict(num_frames=5, color='luma', channels=(16, 24, 48, 96),
+        >>> architecture = dict(num_frames=5, color='luma', channels=(16, 32, 64, 128),
         ...                     num_blocks=(0, 1, 2, 4, 2, 1, 1))
         >>> strips = StripMultiScaleDBLRNet(net.state_dict(), architecture)
         >>> strips(torch.zeros(1, 5, 3, 64, 48, dtype=torch.uint8)).shape
