@@ -8,11 +8,12 @@ import torch
 import yaml
 from test_strip_network import strip_network, trained
 
+from dblrgan_mm import devices
 from dblrgan_mm.clips.frames import read_frame
 from dblrgan_mm.datasets import VideoClipDataset
 from dblrgan_mm.devices import is_out_of_memory
 from dblrgan_mm.errors import UserError
-from dblrgan_mm.inference import Deblurrer, devices
+from dblrgan_mm.inference import Deblurrer
 from dblrgan_mm.inference import deblurrer as module
 from dblrgan_mm.inference.checkpoint import Generator, load_generator
 from dblrgan_mm.inference.deblurrer import DEFAULT, released
