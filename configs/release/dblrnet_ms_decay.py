@@ -1,6 +1,6 @@
 # The package's dblrnet_ms, last part: starts from the averaged weights of the first part and lowers
-# the learning rate to a thousandth, with a larger fraction of sharp crops. Set load_from to the last
-# checkpoint of the first part; a path is relative to the folder in which the command runs.
+# the learning rate to a thousandth, with a larger fraction of sharp crops. Set load_from to the
+# last checkpoint of the first part; a path is relative to the folder in which the command runs.
 _base_ = ['./dblrnet_ms.py']
 
 load_from = 'work_dirs/dblrnet_ms/iter_20000.pth'

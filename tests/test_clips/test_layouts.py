@@ -86,7 +86,7 @@ class TestErrors:
 
     def test_message_has_the_absolute_path_of_a_relative_root(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        assert str(tmp_path / 'data' / 'train') in self.message(Path('data'))
+        assert f'no folder {tmp_path / "data"}.' in self.message(Path('data'))
 
     def test_no_clip(self, tmp_path):
         (tmp_path / 'train').mkdir()
