@@ -197,8 +197,8 @@ def prepare_process(cfg: Any, args: argparse.Namespace) -> None:
 
     if args.amp and half_dtype(find_device('auto')) is None:
         raise LaunchError(
-            '--amp needs a GPU or a CPU with instructions for bfloat16 (AVX-512 BF16 or AMX); '
-            'leave --amp out to run in float32'
+            '--amp needs a GPU (compute capability 7.0 or later) or a CPU with instructions for '
+            'bfloat16 (AVX-512 BF16 or AMX); leave --amp out to run in float32'
         )
     if args.launcher != 'none':
         if args.launcher == 'pytorch':

@@ -136,7 +136,8 @@ class TestRefusals:
     def test_amp_without_instructions_for_it(self, config, monkeypatch):
         monkeypatch.setattr(devices, 'capabilities', dict)
         message = refusal(config, '--amp')
-        assert message.startswith('--amp needs a GPU or a CPU with instructions for bfloat16')
+        assert message.startswith('--amp needs a GPU')
+        assert 'instructions for bfloat16' in message
         assert 'leave --amp out' in message
 
     @pytest.mark.parametrize(
@@ -402,7 +403,7 @@ class TestRun:
         with pytest.raises(SystemExit):
             launch.run(main)
         err = capsys.readouterr().err
-        assert err.startswith(f'error: no folder {tmp_path / "data" / "train"}. ')
+        assert err.startswith(f'error: no folder {tmp_path / "data"}. ')
         assert err.count('\n') == 1
 
     def test_a_bug_keeps_its_traceback(self):

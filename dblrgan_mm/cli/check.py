@@ -46,8 +46,9 @@ def main() -> None:
     layout = layouts.LAYOUTS[args.layout]
     published = {} if args.own else layout.published
     splits = args.split or layout.splits or ['']
-    for split in splits:
-        layouts.require_arguments(args.layout, split, args.layout_args)
+    if not clip_store.is_store(args.root):  # a store names the arguments that it was made with
+        for split in splits:
+            layouts.require_arguments(args.layout, split, args.layout_args)
     reports = {}
     for split in splits:
         reports[split] = report = Report()

@@ -262,8 +262,6 @@ class _NotFoundError(Exception):
 
 def _hint(known: Layout, root: Path, arguments: dict) -> str:
     """Suggest why ``root`` has no frames: a wrong folder, or archives that are still packed."""
-    if not root.is_dir():
-        return ''
     inside = sorted(root.iterdir())
     for other in (root.resolve().parent, *(path for path in inside if path.is_dir())):
         try:

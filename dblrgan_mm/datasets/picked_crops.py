@@ -21,8 +21,7 @@ class PickedCropsDataset(Dataset):
     is noise with a standard Gumbel distribution. Among the candidates, a crop is thus kept with a
     probability proportional to ``(d + 0.3) ** 2``. If nearly sharp crops are a fraction q of all
     crops, about ``q ** candidates`` of the kept crops are nearly sharp. With many candidates a
-    network learns faster to remove strong blur, but hardly ever sees a sharp frame, and changes it;
-    docs/weights.md has scores.
+    network learns faster to remove strong blur, but hardly ever sees a sharp frame, and changes it.
 
     Args:
         dataset: config of the data set that the candidates are drawn from. Its pipeline loads and

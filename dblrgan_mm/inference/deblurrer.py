@@ -12,11 +12,7 @@ import numpy as np
 import torch
 
 from dblrgan_mm.clips.clip import pad_index
-from dblrgan_mm.devices import (
-    fastest_dtype,
-    find_device,
-    is_out_of_memory,
-)
+from dblrgan_mm.devices import fastest_dtype, find_device, is_out_of_memory
 from dblrgan_mm.errors import UserError
 from dblrgan_mm.files import sha256
 from dblrgan_mm.inference.architectures import build_network

@@ -123,7 +123,8 @@ def test_inference(run, sample_root):
     expected = 256 * 144 * sum(c_in * c_out * taps for c_in, c_out, taps in maps)
     assert figures['macs']['Deblurrer, float32'] == expected
     ways = {'plain loop, float32', 'Deblurrer, float32', *['Deblurrer, int8'] * has_int8()}
-    assert set(figures['seconds']) == ways | {'nafnet_sample'}
+    maybe = {'Deblurrer, bfloat16'}  # only on CPUs where it is faster
+    assert set(figures['seconds']) - maybe == ways | {'nafnet_sample'}
     for name in ways:
         by_operation = figures['profiles'][name]
         assert any('conv' in operation for operation in by_operation)

@@ -216,6 +216,12 @@ class TestClipStore:
     def check(self, check, store) -> list[str]:
         return faults(check('gopro', store, '--own', '--split', 'train'))
 
+    def test_store_names_the_arguments_that_it_was_made_with(self, check, real_store):
+        (line,) = faults(
+            check('gopro', real_store, '--own', '--split', 'train', '--layout-args', 'blue=x')
+        )
+        assert 'was made from the gopro layout with no layout_args' in line
+
     def test_whole(self, check, sample_store):
         done = check('gopro', sample_store, '--own')
         assert faults(done) == []

@@ -122,7 +122,7 @@ class TestWhole:
 
     def test_splits_one_after_the_other(self, convert, store, sample_root):
         assert convert('--split', 'test').out.startswith('2 clips converted, 0 already existed')
-        with pytest.raises(DatasetError, match="no split 'train', only test"):
+        with pytest.raises(DatasetError, match="no split 'train', only 'test'"):
             clip_store.load_clips('gopro', store, 'train')
         assert convert('--split', 'train').out.startswith('3 clips converted, 0 already existed')
         same_as_images(store, sample_root)
