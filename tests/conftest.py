@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ import pytest
 import torch
 from hypothesis import settings
 from mmengine.config import config
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import init_default_scope
 from playwright.sync_api import Page, sync_playwright
 
@@ -30,6 +32,7 @@ from dblrgan_mm.clips import clip_store, layouts
 compat.apply()  # before a test module imports MMagic
 
 from dblrgan_mm.engine import hooks
+from dblrgan_mm.engine.visualizer import DeblurVisualizer
 
 # disable the update check of albumentations: tests use no network
 os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
@@ -247,6 +250,9 @@ def call_tool() -> Callable[..., SimpleNamespace]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, 'argv', [str(path), *map(str, arguments)])
             patch.setitem(sys.modules, spec.name, module)  # needed by its dataclasses
+            for kind in (DeblurVisualizer, MessageHub, MMLogger):
+                # else MMEngine reuses those of a run that started in the same second
+                patch.setattr(kind, '_instance_dict', OrderedDict())
             spec.loader.exec_module(module)
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 try:
