@@ -17,7 +17,7 @@ from typing import Any
 
 from dblrgan_mm import files
 from dblrgan_mm.errors import LaunchError, UnsafeCheckpointError, UserError
-from dblrgan_mm.resources import PACKAGE, ROOT, find_config, locate
+from dblrgan_mm.resources import PACKAGE, ROOT, find_config, locate, read_config_file
 
 DATASETS = ('bsd', 'dvd', 'gopro', 'kitti', 'own', 'reds', 'sample')
 
@@ -148,7 +148,7 @@ def read_config(args: argparse.Namespace) -> Any:
     os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
     from mmengine.config import DictAction
 
-    cfg = _read_file(args.config)
+    cfg = read_config_file(args.config)
     if args.dataset:
         use_dataset(cfg, args.dataset)
     for option in args.cfg_options:
@@ -236,7 +236,7 @@ def use_dataset(cfg: Any, name: str) -> None:
         path = ROOT / 'configs' / '_base_' / 'datasets' / f'{name}.py'
     if not path.is_file():
         raise LaunchError(f'--dataset {name}: no such file, and not one of {", ".join(DATASETS)}')
-    source = _read_file(path)
+    source = read_config_file(path)
     if source.get('test_dataloader') is None:
         raise LaunchError(f'--dataset {name}: has no test_dataloader')
     for part in ('train', 'val', 'test'):
@@ -261,16 +261,6 @@ def _update_datasets(part: Any, **values: Any) -> None:
         return
     for inner in part:
         _update_datasets(inner, **values)
-
-
-def _read_file(path: str | Path) -> Any:
-    """Read a config file; raises LaunchError if it or one that it inherits from is faulty."""
-    from mmengine.config import Config
-
-    try:
-        return Config.fromfile(path)
-    except (OSError, SyntaxError) as error:
-        raise LaunchError(f'{path}: {error}; correct the config') from error
 
 
 def _warn_if_ineffective(option: str) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import sys
 from pathlib import Path
+from typing import Any
 
 from dblrgan_mm.errors import LaunchError
 
@@ -48,6 +49,26 @@ def find_config(name: str) -> str:
     near = difflib.get_close_matches(wanted, names, n=3)
     hint = f'did you mean {", ".join(near)}?' if near else f'the configs are in {folder}.'
     raise LaunchError(f'no config {name}: {hint}')
+
+
+def read_config_file(path: str | Path, **kwargs: Any) -> Any:
+    """Read a config file.
+
+    Args:
+        path: of the file.
+        **kwargs: arguments of ``mmengine.Config.fromfile``.
+
+    Raises:
+        LaunchError: if the file or one that it inherits from is faulty.
+    """
+    from mmengine.config import Config
+
+    try:
+        return Config.fromfile(path, **kwargs)
+    except FileNotFoundError as error:
+        raise LaunchError(f'{path}: no file {error.filename}; correct the config') from error
+    except (OSError, SyntaxError) as error:
+        raise LaunchError(f'{path}: {error}; correct the config') from error
 
 
 def _warn_if_edited() -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 import cv2
 import torch
-from mmengine.config import Config
 
 from dblrgan_mm import files
 from dblrgan_mm.clips import clip_store
@@ -26,6 +25,7 @@ from dblrgan_mm.comparison.outside import Folder
 from dblrgan_mm.comparison.report import INPUT, SHARP, largest_difference, main_score, name_and_unit
 from dblrgan_mm.comparison.restoring import Clips, Method, frame_file, restore
 from dblrgan_mm.errors import UserError
+from dblrgan_mm.resources import read_config_file
 from dblrgan_mm.viewer import ViewedClip
 
 _COPIED = 'frames are copied'  # results without copies of their frames are computed again
@@ -262,7 +262,9 @@ class Comparison:
                 parts += map(_state, places) if name == method.name else ()
         if isinstance(method, Method):
             try:
-                config = Config.fromfile(method.config, import_custom_modules=False)
+                config = read_config_file(method.config, import_custom_modules=False)
+            except UserError:
+                raise
             except Exception as error:  # a config is Python code and may raise anything
                 raise UserError(f'{method.config}: {_first_line(error)}') from error
             parts += [self.device, config.to_dict()]
