@@ -65,10 +65,10 @@ def read_config_file(path: str | Path, **kwargs: Any) -> Any:
 
     try:
         return Config.fromfile(path, **kwargs)
-    except FileNotFoundError as error:
-        raise LaunchError(f'{path}: no file {error.filename}; correct the config') from error
     except (OSError, SyntaxError) as error:
-        raise LaunchError(f'{path}: {error}; correct the config') from error
+        missing = isinstance(error, FileNotFoundError) and error.filename
+        reason = f'no file {missing}' if missing else error
+        raise LaunchError(f'{path}: {reason}; correct the config') from error
 
 
 def _warn_if_edited() -> None:

@@ -79,12 +79,20 @@ class TestOptions:
         assert len(warnings) == 1
         assert 'batch_size=8 has probably no effect' in warnings[0]
 
-    @pytest.mark.parametrize('content', ["_base_ = ['nowhere.py']", 'model = dict('])
-    def test_faulty_config(self, tmp_path, content):
+    @pytest.mark.parametrize(
+        ('content', 'named'),
+        [
+            ("_base_ = ['nowhere.py']", 'nowhere.py'),
+            ("_base_ = ['mmagic::_base_/nowhere.py']", 'nowhere.py'),  # no errno
+            ('model = dict(', 'line 1'),
+        ],
+    )
+    def test_faulty_config(self, tmp_path, content, named):
         (tmp_path / 'faulty.py').write_text(content)
         path = str(tmp_path / 'faulty.py')
-        assert refusal(path).startswith(f'{path}: ')
-        assert refusal('dblrgan_sample', '--dataset', path).startswith(f'{path}: ')
+        for message in (refusal(path), refusal('dblrgan_sample', '--dataset', path)):
+            assert message.startswith(f'{path}: ')
+            assert named in message
 
     def test_work_dir(self, config, tmp_path):
         assert load(config).work_dir == os.path.join('work_dirs', 'small')
