@@ -59,7 +59,8 @@ def describe(generator: Any, path: Path, **more: Any) -> None:
     network = build_network(generator.state_dict, generator.architecture)
     model = onnx.load(str(path))
     meta = {key: value for key, value in generator.meta.items() if key not in ('cfg', 'config')}
-    meta |= dict(architecture=generator.architecture, halo=network.halo)
+    halo = None if network.aligned else network.halo
+    meta |= dict(architecture=generator.architecture, halo=halo)
     meta |= dict(multiple=network.multiple, **more)
     onnx.helper.set_model_props(model, dict(dblrgan_mm=json.dumps(meta, default=str)))
     onnx.save(model, str(path))

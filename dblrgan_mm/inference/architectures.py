@@ -128,6 +128,7 @@ def _infer_multiscale(state_dict: Weights) -> dict[str, Any]:
         color='luma' if colors == 1 else 'rgb',
         channels=channels,
         num_blocks=num_blocks,
+        align='alignment' in state_dict,
     )
 
 

@@ -3,6 +3,7 @@
 ``dblrgan_mm.models`` registers them with MMagic.
 """
 
+from dblrgan_mm.nn.alignment import align_frames
 from dblrgan_mm.nn.color import rgb_to_luma
 from dblrgan_mm.nn.dblrnet import DBLRNet
 from dblrgan_mm.nn.discriminator import FrameSequenceDiscriminator
@@ -15,5 +16,6 @@ __all__ = [
     'DBLRNet',
     'FrameSequenceDiscriminator',
     'MultiScaleDBLRNet',
+    'align_frames',
     'rgb_to_luma',
 ]

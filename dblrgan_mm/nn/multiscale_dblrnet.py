@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dblrgan_mm.nn.color import rgb_to_luma
+from dblrgan_mm.nn.alignment import align_frames
+from dblrgan_mm.nn.color import rgb_to_luma, unit_luma
 from dblrgan_mm.nn.dblrnet import ResidualBlock, as_windows, require_window
 from dblrgan_mm.nn.module_list import ModuleList
 
@@ -37,6 +38,7 @@ class MultiScaleDBLRNet(nn.Module):
             scale has half the rows and columns of the previous one.
         num_blocks: number of residual blocks at each scale on the way down to the coarsest scale
             and back up to full resolution, ``2 * len(channels) - 1`` numbers.
+        align: whether the other frames are first warped to the centre frame (``align_frames``).
 
     Raises:
         ValueError: for an invalid argument, and on a forward pass with the wrong number of axes,
@@ -53,6 +55,7 @@ class MultiScaleDBLRNet(nn.Module):
         color: str = 'luma',
         channels: Sequence[int] = (16, 32, 64, 128),
         num_blocks: Sequence[int] = (0, 1, 2, 4, 2, 1, 1),
+        align: bool = False,
     ) -> None:
         super().__init__()
         require_window(num_frames, color)
@@ -69,6 +72,9 @@ class MultiScaleDBLRNet(nn.Module):
             )
         self.num_frames = num_frames
         self.color = color
+        self.align = align
+        if align:  # stored, so that weights are never used without the alignment they need
+            self.register_buffer('alignment', torch.ones(1))
 
         def blocks(scale: int, count: int) -> nn.Sequential:
             return nn.Sequential(*(ResidualBlock(channels[scale], None) for _ in range(count)))
@@ -138,6 +144,8 @@ class MultiScaleDBLRNet(nn.Module):
         x = as_windows(self, x)
         centre = x[:, self.num_frames // 2]
         frames = rgb_to_luma(x) if self.color == 'luma' else x
+        if self.align:
+            frames = align_frames(frames, unit_luma(x))
         return centre + self.difference(frames)
 
     def difference(self, frames: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,7 @@ NETWORKS = {
     'paper': lambda: DBLRNet(num_blocks=3),
     'plus': lambda: DBLRNet(num_blocks=3, norm=None, residual=True),
     'multi-scale': MultiScaleDBLRNet,
+    'aligned': lambda: MultiScaleDBLRNet(align=True),
 }
 OPTIMISERS = {
     'Adam': lambda net: torch.optim.Adam(net.parameters(), lr=1e-3),

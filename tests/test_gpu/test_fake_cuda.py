@@ -25,6 +25,7 @@ NETWORKS = {
     'early, rgb': lambda: DBLRNet(mid_channels=8, num_blocks=1, color='rgb', fusion='early'),
     'one frame': lambda: DBLRNet(mid_channels=8, num_blocks=1, num_frames=1),
     'multi-scale': lambda: MultiScaleDBLRNet(channels=(4, 8), num_blocks=(1, 1, 1)),
+    'aligned': lambda: MultiScaleDBLRNet(channels=(4, 8), num_blocks=(1, 1, 1), align=True),
 }
 
 

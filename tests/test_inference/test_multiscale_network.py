@@ -19,6 +19,8 @@ VARIANTS = [
     dict(num_frames=7, channels=(4, 4, 4, 48, 50), num_blocks=(0, 0, 2, 0, 1, 0, 2, 0, 0)),
     dict(channels=(4, 8), num_blocks=(0, 0, 0)),
     dict(color='rgb', channels=(4, 8, 8), num_blocks=(2, 2, 0, 0, 1)),
+    dict(align=True, channels=(4, 8), num_blocks=(0, 1, 0)),
+    dict(align=True, num_frames=3, color='rgb', channels=(4, 8), num_blocks=(0, 1, 0)),
 ]
 
 
@@ -43,6 +45,7 @@ def architecture_of(net: MultiScaleDBLRNet) -> dict:
             len(net.body),
             *map(len, reversed(net.decoders)),
         ),
+        align=net.align,
     )
 
 
@@ -280,6 +283,19 @@ class TestOnnx:
                 expected = net(windows)
             for tile in (None, 16, 50, 1000):
                 torch.testing.assert_close(network(windows, tile), expected, rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize('arguments', VARIANTS[6:], ids=str)
+    def test_whole_frames_are_aligned(self, exported, real_clip, arguments):
+        net = trained(**arguments)
+        net.tail.weight.data *= 0.1
+        network = exported(net)
+        assert network.halo is None
+        for size in ((144, 251), (1, 1), (33, 120)):
+            windows = windows_of(real_clip, net, *size)
+            with torch.inference_mode():
+                expected = net(windows)
+            for tile in (None, 16, network.default_tile):
+                torch.testing.assert_close(network(windows, tile), expected, rtol=0, atol=1e-4)
 
     def test_deblurrer_runs_it(self, exported, tmp_path, real_clip):
         net = trained(**VARIANTS[2])

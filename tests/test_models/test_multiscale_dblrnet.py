@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dblrgan_mm.nn import MultiScaleDBLRNet, rgb_to_luma
+from dblrgan_mm.nn import MultiScaleDBLRNet, align_frames, rgb_to_luma
 
 TINY = dict(channels=(8, 8, 12), num_blocks=(1, 1, 1, 1, 1))
 
@@ -153,6 +153,34 @@ class TestStructure:
         net(torch.rand(1, 5, 3, 16, 24)).square().sum().backward()
         assert len(seen) == 2 * len(watched)
         assert all(maps.is_contiguous(memory_format=torch.channels_last) for maps in seen)
+
+
+class TestAlignment:
+    def test_frames_are_aligned_first(self, real_clip):
+        window = real_clip['blurry'][None, :5]
+        net = lively(align=True)
+        luma = rgb_to_luma(window)
+        aligned = align_frames(luma, luma)
+        with torch.no_grad():
+            assert (aligned - luma).abs().mean() > 1e-3
+            torch.testing.assert_close(net(window), window[:, 2] + net.difference(aligned))
+
+    @pytest.mark.parametrize('size', [(1, 1), (3, 2), (7, 21), (33, 16)])
+    def test_any_size(self, size):
+        assert lively(align=True)(torch.rand(1, 5, 3, *size)).isfinite().all()
+
+    def test_weights_cannot_be_used_without_it(self):
+        with pytest.raises(RuntimeError, match=r'Unexpected key.*alignment'):
+            MultiScaleDBLRNet(**TINY).load_state_dict(lively(align=True).state_dict())
+        with pytest.raises(RuntimeError, match=r'Missing key.*alignment'):
+            MultiScaleDBLRNet(**TINY, align=True).load_state_dict(lively().state_dict())
+
+    def test_one_frame_needs_none(self):
+        net = lively(align=True, num_frames=1)
+        image = torch.rand(2, 3, 9, 8)
+        with torch.no_grad():
+            expected = image + net.difference(rgb_to_luma(image[:, None]))
+            assert torch.equal(net(image), expected)
 
 
 class TestErrors:

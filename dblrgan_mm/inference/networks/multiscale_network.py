@@ -8,8 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from dblrgan_mm.errors import UserError
-from dblrgan_mm.inference.networks.layers import Conv, over_time
+from dblrgan_mm.inference.networks.layers import Conv, over_time, unit_range
 from dblrgan_mm.inference.networks.strip_network import Blocks, State, Strip, StripNetwork
+from dblrgan_mm.nn.alignment import align_frames
+from dblrgan_mm.nn.color import unit_luma
 from dblrgan_mm.nn.module_list import ModuleList
 from dblrgan_mm.nn.multiscale_dblrnet import INPUT_SCALE, MEAN, OUTPUT_SCALE, MultiScaleDBLRNet
 
@@ -22,6 +24,7 @@ class StripMultiScaleDBLRNet(StripNetwork):
     - the 3D convolution of the first layer becomes a 2D convolution over the channels of all
       frames, and the factors of the input and the output are folded into the first and the last
       layer;
+    - frames are aligned as a whole, before the first strip;
     - all scales process a strip together. A skip connection holds its rows until the rows of the
       coarser scales have been computed.
 
@@ -32,7 +35,8 @@ class StripMultiScaleDBLRNet(StripNetwork):
 
     Args:
         state_dict: weights of a ``MultiScaleDBLRNet``.
-        architecture: arguments of that network: num_frames, color, channels, num_blocks.
+        architecture: arguments of that network: num_frames, color, channels, num_blocks, and
+            align if it is set.
         dtype: floating-point dtype of the convolutions; frames, luma and the result are float32.
 
     Raises:
@@ -59,6 +63,7 @@ class StripMultiScaleDBLRNet(StripNetwork):
                 'dblrnet_plus'
             )
         super().__init__(architecture['num_frames'], architecture['color'], dtype)
+        self.aligned = architecture.get('align', False)
         num_blocks = architecture['num_blocks']
         coarsest = len(num_blocks) // 2
         up = num_blocks[:coarsest:-1]
@@ -94,6 +99,12 @@ class StripMultiScaleDBLRNet(StripNetwork):
         """Bytes per full-resolution pixel of the maps of the scale that needs the most memory."""
         maps = [self.head.c_out, *(down.c_out / 4**i for i, down in enumerate(self.down, 1))]
         return int(max(maps) * self.dtype.itemsize)
+
+    def align(self, windows: torch.Tensor) -> torch.Tensor:
+        if not self.aligned:
+            return windows
+        luma = unit_luma(windows)
+        return align_frames(luma if self.color == 'luma' else unit_range(windows), luma)
 
     def prepare(self, frames: torch.Tensor) -> torch.Tensor:
         """Subtract the mean, and pad rows and columns to a multiple of :attr:`multiple`."""

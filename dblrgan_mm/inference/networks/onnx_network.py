@@ -1,6 +1,7 @@
 """Run a generator exported to ONNX with onnxruntime."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ class OnnxNetwork:
     The frame is divided into square tiles. Each tile is computed together with its :attr:`halo`,
     the surrounding pixels that its result depends on, so that there are no seams. Tiles start at
     multiples of :attr:`multiple`, so that they consist of whole pixels at every scale of the
-    network.
+    network. A network that aligns frames always computes whole frames.
 
     Args:
         path: path of the ONNX file.
@@ -27,9 +28,9 @@ class OnnxNetwork:
 
     Attributes:
         num_frames: frames in a window.
-        halo: pixels around a tile that are computed with it.
+        halo: pixels around a tile that are computed with it; None: frames are not divided.
         multiple: the side of a tile is rounded up to a multiple of this number.
-        default_tile: side of a tile, in pixels, that needs about 400 MB.
+        default_tile: side of a tile, in pixels, that needs about 400 MB, if frames are divided.
         meta: description stored in the file.
 
     Raises:
@@ -76,10 +77,12 @@ class OnnxNetwork:
                 f'outputs {names[1]}); export the network with that tool'
             )
         self.num_frames: int = frames
-        self.halo: int = self.meta['halo']
+        self.halo: int | None = self.meta['halo']
         self.multiple: int = self.meta.get('multiple', 1)
         # with 256, the two widest layers of the default DBLRNet need 435 MB
         self.default_tile = 256 if self.multiple == 1 else 1024
+        if self.halo is None:
+            self.default_tile = sys.maxsize
         expected = torch.tensor(self.meta.pop('probe', []))
         found = self(probe(self.num_frames)).flatten() if len(expected) else expected
         if found.shape != expected.shape or not torch.allclose(found, expected, atol=1e-3):
@@ -93,7 +96,8 @@ class OnnxNetwork:
 
         Args:
             windows: (n, t, 3, h, w), RGB, uint8 or uint16, or floating point in [0, 1].
-            tile: rows and columns computed at once, not counting the halo. None: all.
+            tile: rows and columns computed at once, not counting the halo. None: all. Not used if
+                frames are not divided.
 
         Returns:
             (n, 3, h, w), float32, RGB in [0, 1], not clamped.
@@ -101,6 +105,8 @@ class OnnxNetwork:
         Raises:
             MemoryError: the tile is too large.
         """
+        if self.halo is None:
+            return self._run(unit_range(windows))
         count, _, _, height, width = windows.shape
         tile = -(-(tile or max(height, width)) // self.multiple) * self.multiple
         restored = torch.empty(count, 3, height, width)
@@ -156,7 +162,9 @@ def _meta(properties: dict[str, str]) -> dict[str, Any]:
     try:
         meta = json.loads(properties['dblrgan_mm'])
         numbers = all(isinstance(value, float) for value in meta.get('probe', []))
-        counts = meta['halo'], meta.get('multiple', 1) - 1
+        counts = [meta.get('multiple', 1) - 1]
+        if meta['halo'] is not None:
+            counts.append(meta['halo'])
         if numbers and all(isinstance(count, int) and count >= 0 for count in counts):
             return meta
     except (AttributeError, KeyError, ValueError, TypeError):

@@ -48,11 +48,13 @@ class StripNetwork(nn.Module):
         row_step: strips are fastest if their number of rows is a multiple of this number.
         bytes_per_pixel: bytes per pixel of the largest layer input.
         int8: whether layers compute in 8-bit integers.
+        aligned: whether :meth:`align` needs whole frames.
     """
 
     multiple = 1
     row_step = 6
     int8 = False
+    aligned = False
 
     def __init__(self, num_frames: int, color: str, dtype: torch.dtype) -> None:
         super().__init__()
@@ -72,6 +74,7 @@ class StripNetwork(nn.Module):
         """
         height, width = windows.shape[-2:]
         centre = windows[:, self.num_frames // 2]
+        windows = self.align(windows)
         if (tile is None or tile >= height) and not self.int8:
             out = self.whole(self.network_input(windows))[..., :height, :width]
             return self.join(unit_range(centre), out.float())
@@ -88,11 +91,12 @@ class StripNetwork(nn.Module):
         return torch.cat(restored, dim=2)
 
     def network_input(self, windows: torch.Tensor) -> torch.Tensor:
-        """Convert frames (n, t, 3, h, w) to the network's input (n, t or 3 t, h, w).
+        """Convert frames, as :meth:`align` returns them, to the network's input (n, c, h, w).
 
         The input may be padded at the right and the bottom, see :attr:`multiple`.
         """
-        frames = unit_luma(windows) if self.color == 'luma' else unit_range(windows)
+        luma_only = self.color == 'luma' and windows.shape[2] == 3
+        frames = unit_luma(windows) if luma_only else unit_range(windows)
         frames = self.prepare(frames.flatten(1, 2))
         return frames.to(self.dtype, memory_format=torch.channels_last)
 
@@ -103,6 +107,10 @@ class StripNetwork(nn.Module):
     @property
     def bytes_per_pixel(self) -> int:
         raise NotImplementedError
+
+    def align(self, windows: torch.Tensor) -> torch.Tensor:
+        """Align the frames of whole windows (n, t, 3, h, w); the result may be their luma only."""
+        return windows
 
     def prepare(self, frames: torch.Tensor) -> torch.Tensor:
         """Preprocess frames (n, t or 3 t, h, w) in [0, 1] for the first layer."""
