@@ -123,6 +123,10 @@ def _gradient(x: torch.Tensor) -> torch.Tensor:
 
 
 def _box(x: torch.Tensor, radius: int) -> torch.Tensor:
-    """Average over squares of ``2 * radius + 1`` pixels."""
+    """Average over squares of ``2 * radius + 1`` pixels; faster on a CPU than ``avg_pool2d``."""
+    height, width = x.shape[-2:]
     x = F.pad(x, (radius,) * 4, mode='replicate')
-    return F.avg_pool2d(x, 2 * radius + 1, 1)
+    offsets = range(1, 2 * radius + 1)
+    x = sum((x[..., i : i + height, :] for i in offsets), x[..., :height, :])
+    x = sum((x[..., i : i + width] for i in offsets), x[..., :width])
+    return x / (2 * radius + 1) ** 2
