@@ -76,7 +76,10 @@ def _refine(frames: torch.Tensor, flow: torch.Tensor | None, steps: int) -> torc
         steps -= 1
     for _ in range(steps):
         flow = _box(flow + _step(centre, slope, _warp(others, flow)), SMOOTHING)
-    return flow
+    # where still frames match better, e.g. on a background next to a moving hand, they stay
+    moved = _warp(others, flow)
+    errors = _box((torch.cat((moved, others), 1) - centre).abs(), WINDOW)
+    return torch.where(errors[:, :1] <= errors[:, 1:], flow, 0.0)
 
 
 def _step(centre: torch.Tensor, slope: torch.Tensor, warped: torch.Tensor) -> torch.Tensor:
@@ -124,9 +127,8 @@ def _gradient(x: torch.Tensor) -> torch.Tensor:
 
 def _box(x: torch.Tensor, radius: int) -> torch.Tensor:
     """Average over squares of ``2 * radius + 1`` pixels; faster on a CPU than ``avg_pool2d``."""
-    height, width = x.shape[-2:]
     x = F.pad(x, (radius,) * 4, mode='replicate')
-    offsets = range(1, 2 * radius + 1)
-    x = sum((x[..., i : i + height, :] for i in offsets), x[..., :height, :])
-    x = sum((x[..., i : i + width] for i in offsets), x[..., :width])
+    first, *others = (slice(i, i - 2 * radius or None) for i in range(2 * radius + 1))
+    x = sum((x[..., rows, :] for rows in others), x[..., first, :])
+    x = sum((x[..., columns] for columns in others), x[..., first])
     return x / (2 * radius + 1) ** 2

@@ -48,6 +48,14 @@ class TestRealMotion:
         for i in (0, 1, 3, 4):
             assert psnr(aligned[:, i], window[:, 2]) > psnr(window[:, i], window[:, 2]) + 3
 
+    def test_a_still_background_stays_next_to_a_moving_object(self, real_clip):
+        window = rgb_to_luma(real_clip['blurry'][2]).expand(1, 3, -1, -1, -1).clone()
+        block = window[0, 0, :, 80:120, 180:220].flip(-1).clone()
+        for i, left in enumerate((60, 72, 84)):
+            window[0, i, :, 50:90, left : left + 40] = block
+        change = (align_frames(window, window)[0, 0] - window[0, 1])[..., 50:90, 126:150]
+        assert change.abs().mean() < 1e-3  # beside the block in all frames
+
     def test_each_window_by_itself(self, real_clip):
         windows = torch.stack([real_clip['blurry'][:3], real_clip['blurry'][3:6]])
         luma = rgb_to_luma(windows)
