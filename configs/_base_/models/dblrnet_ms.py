@@ -2,7 +2,7 @@
 # pixel_loss.color='rgb'.
 model = dict(
     type='BaseEditModel',
-    generator=dict(type='MultiScaleDBLRNet', num_frames=5),
+    generator=dict(type='MultiScaleDBLRNet', num_frames=5, align=True),
     pixel_loss=dict(type='ContentLoss', color='luma', form='charbonnier'),
     data_preprocessor=dict(type='DataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3),
 )
