@@ -1,5 +1,5 @@
 # Fine-tunes the package's dblrnet_ms with a discriminator that judges single frames. Not part of
-# the package: with earlier, unaligned weights the result was hardly sharper and flickered more.
+# the package: the frames look only slightly sharper, and synthetic clips flicker more.
 _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/models/dblrgan_plus.py',

@@ -37,11 +37,11 @@ class Network(Protocol):
 
     Attributes:
         num_frames: frames of a window.
-        default_tile: tile used if ``Deblurrer`` is given none.
+        default_tile: tile used if ``Deblurrer`` is given none. None: always whole frames.
     """
 
     num_frames: int
-    default_tile: int
+    default_tile: int | None
 
     def __call__(self, windows: torch.Tensor, tile: int | None) -> torch.Tensor:
         """Map windows (n, t, 3, h, w), RGB, uint8 or uint16, to frames (n, 3, h, w) in [0, 1]."""
@@ -136,6 +136,11 @@ class Deblurrer:
             from dblrgan_mm.inference.networks.onnx_network import OnnxNetwork
 
             network = OnnxNetwork(path, None if str(device) == 'auto' else place)
+            if tile is not None and network.default_tile is None:
+                raise UserError(
+                    f'{path}: this network aligns frames, so its ONNX file takes only whole '
+                    'frames; omit the tile option, or use the checkpoint instead of the ONNX file'
+                )
             deblurrer = cls(network, 'cpu', tile)  # onnxruntime itself copies frames to the GPU
             deblurrer.meta = network.meta
             deblurrer.identity = sha256(Path(path))
@@ -253,7 +258,7 @@ class Deblurrer:
 
     def _restore(
         self, batch: list[torch.Tensor], like: Frame, rows: int | None
-    ) -> tuple[list[Frame], int]:
+    ) -> tuple[list[Frame], int | None]:
         """Restore a batch; return the frames, and the number of rows computed at once."""
         with torch.inference_mode():
             windows = torch.stack(batch) if len(batch) > 1 else batch[0][None]
@@ -278,17 +283,19 @@ class Deblurrer:
             return list(arrays.astype(like.dtype, copy=False))
         return list(restored.to(like.device, like.dtype))
 
-    def _compute(self, windows: torch.Tensor, rows: int | None) -> tuple[torch.Tensor, int]:
+    def _compute(self, windows: torch.Tensor, rows: int | None) -> tuple[torch.Tensor, int | None]:
         rows = self._choose_tile(windows) if rows is None else rows
-        if self._compile:
+        if self._compile and rows is not None:
             self._compile = False
             self._compile_if_faster(windows, rows)
         while True:
             try:
                 return self.network(windows, rows), rows
             except (RuntimeError, MemoryError) as error:
+                if rows is None or not is_out_of_memory(error):
+                    raise
                 failed = min(rows, windows.shape[-2])
-                if not is_out_of_memory(error) or failed == 1:
+                if failed == 1:
                     raise
             # outside the except block, where the exception keeps the failed attempt's tensors alive
             rows = failed // 2
@@ -296,7 +303,7 @@ class Deblurrer:
                 torch.cuda.empty_cache()
             logger.warning('out of memory with %d rows at once; retrying with %d', failed, rows)
 
-    def _choose_tile(self, windows: torch.Tensor) -> int:
+    def _choose_tile(self, windows: torch.Tensor) -> int | None:
         height, width = windows.shape[-2:]
         network = self.network
         if not isinstance(network, StripNetwork):

@@ -27,8 +27,8 @@ class MultiScaleDBLRNet(nn.Module):
     to the centre frame, so that details of the frame are not lost. There is no normalisation.
 
     With the default arguments it has 1.605 M parameters (``color='rgb'``: 1.607 M) and needs 54.6
-    thousand multiply-accumulates per pixel, 1/34 of DBLRNet's. Frames are padded on the right and
-    at the bottom, by replication, to a multiple of the coarsest scale.
+    thousand multiply-accumulates per pixel, 1/34 of DBLRNet's, not counting ``align``. Frames are
+    padded on the right and at the bottom, by replication, to a multiple of the coarsest scale.
 
     Args:
         num_frames: number t of frames in the window, odd.
@@ -104,7 +104,8 @@ class MultiScaleDBLRNet(nn.Module):
         """How many pixels beyond a crop's border affect its result, a multiple of :attr:`multiple`.
 
         Valid for crops whose borders are at multiples of :attr:`multiple`, counted from the top
-        left corner of the frame.
+        left corner of the frame. With ``align``, it is the halo of :meth:`difference` only: frames
+        must be aligned as a whole.
         """
         reach = 1  # of the tail; below, in pixels of the current scale
         for decoder in self.decoders:

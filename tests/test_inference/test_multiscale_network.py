@@ -289,13 +289,28 @@ class TestOnnx:
         net = trained(**arguments)
         net.tail.weight.data *= 0.1
         network = exported(net)
-        assert network.halo is None
+        assert network.halo is network.default_tile is None
         for size in ((144, 251), (1, 1), (33, 120)):
             windows = windows_of(real_clip, net, *size)
             with torch.inference_mode():
                 expected = net(windows)
-            for tile in (None, 16, network.default_tile):
-                torch.testing.assert_close(network(windows, tile), expected, rtol=0, atol=1e-4)
+            torch.testing.assert_close(network(windows), expected, rtol=0, atol=1e-4)
+
+    def test_whole_frames_only(self, exported, tmp_path, monkeypatch):
+        exported(trained(**VARIANTS[6]))
+        with pytest.raises(UserError, match='takes only whole frames; omit the tile option'):
+            Deblurrer.from_checkpoint(tmp_path / 'net.onnx', device='cpu', tile=64)
+        deblurrer = Deblurrer.from_checkpoint(tmp_path / 'net.onnx', device='cpu')
+        runs = []
+
+        def no_memory(windows):
+            runs.append(windows)
+            raise MemoryError
+
+        monkeypatch.setattr(deblurrer.network, '_run', no_memory)
+        with pytest.raises(MemoryError):
+            list(deblurrer([np.zeros((40, 50, 3), np.uint8)]))
+        assert len(runs) == 1  # smaller tiles would not help
 
     def test_deblurrer_runs_it(self, exported, tmp_path, real_clip):
         net = trained(**VARIANTS[2])

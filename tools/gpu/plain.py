@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CANDIDATES = 8
 # config name: class, arguments, batch, crop, learning rate
 NETWORKS: dict[str, tuple[str, dict[str, Any], int, int, float]] = {
-    'dblrnet_ms': ('MultiScaleDBLRNet', {}, 64, 192, 1e-3),
+    'dblrnet_ms': ('MultiScaleDBLRNet', dict(align=True), 64, 192, 1e-3),
     'dblrnet_plus': ('DBLRNet', dict(norm=None, residual=True), 28, 192, 6e-4),
 }
 

@@ -35,8 +35,7 @@ class StripMultiScaleDBLRNet(StripNetwork):
 
     Args:
         state_dict: weights of a ``MultiScaleDBLRNet``.
-        architecture: arguments of that network: num_frames, color, channels, num_blocks, and
-            align if it is set.
+        architecture: arguments of that network: num_frames, color, channels, num_blocks, align.
         dtype: floating-point dtype of the convolutions; frames, luma and the result are float32.
 
     Raises:
@@ -45,7 +44,7 @@ class StripMultiScaleDBLRNet(StripNetwork):
     Example:
         >>> net = MultiScaleDBLRNet().eval()
         >>> architecture = dict(num_frames=5, color='luma', channels=(16, 32, 64, 128),
-        ...                     num_blocks=(0, 1, 2, 4, 2, 1, 1))
+        ...                     num_blocks=(0, 1, 2, 4, 2, 1, 1), align=False)
         >>> strips = StripMultiScaleDBLRNet(net.state_dict(), architecture)
         >>> strips(torch.zeros(1, 5, 3, 64, 48, dtype=torch.uint8)).shape
         torch.Size([1, 3, 64, 48])
@@ -63,7 +62,7 @@ class StripMultiScaleDBLRNet(StripNetwork):
                 'dblrnet_plus'
             )
         super().__init__(architecture['num_frames'], architecture['color'], dtype)
-        self.aligned = architecture.get('align', False)
+        self.aligned = architecture['align']
         num_blocks = architecture['num_blocks']
         coarsest = len(num_blocks) // 2
         up = num_blocks[:coarsest:-1]

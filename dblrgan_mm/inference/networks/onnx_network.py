@@ -1,7 +1,6 @@
 """Run a generator exported to ONNX with onnxruntime."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ class OnnxNetwork:
         num_frames: frames in a window.
         halo: pixels around a tile that are computed with it; None: frames are not divided.
         multiple: the side of a tile is rounded up to a multiple of this number.
-        default_tile: side of a tile, in pixels, that needs about 400 MB, if frames are divided.
+        default_tile: side of a tile, in pixels, that needs about 400 MB; None: whole frames.
         meta: description stored in the file.
 
     Raises:
@@ -80,9 +79,8 @@ class OnnxNetwork:
         self.halo: int | None = self.meta['halo']
         self.multiple: int = self.meta.get('multiple', 1)
         # with 256, the two widest layers of the default DBLRNet need 435 MB
-        self.default_tile = 256 if self.multiple == 1 else 1024
-        if self.halo is None:
-            self.default_tile = sys.maxsize
+        tile = 256 if self.multiple == 1 else 1024
+        self.default_tile = None if self.halo is None else tile
         expected = torch.tensor(self.meta.pop('probe', []))
         found = self(probe(self.num_frames)).flatten() if len(expected) else expected
         if found.shape != expected.shape or not torch.allclose(found, expected, atol=1e-3):
@@ -96,8 +94,8 @@ class OnnxNetwork:
 
         Args:
             windows: (n, t, 3, h, w), RGB, uint8 or uint16, or floating point in [0, 1].
-            tile: rows and columns computed at once, not counting the halo. None: all. Not used if
-                frames are not divided.
+            tile: rows and columns computed at once, not counting the halo. None: all.
+                Must be None if frames are not divided.
 
         Returns:
             (n, 3, h, w), float32, RGB in [0, 1], not clamped.

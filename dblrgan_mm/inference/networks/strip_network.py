@@ -95,8 +95,8 @@ class StripNetwork(nn.Module):
 
         The input may be padded at the right and the bottom, see :attr:`multiple`.
         """
-        luma_only = self.color == 'luma' and windows.shape[2] == 3
-        frames = unit_luma(windows) if luma_only else unit_range(windows)
+        to_luma = self.color == 'luma' and windows.shape[2] == 3
+        frames = unit_luma(windows) if to_luma else unit_range(windows)
         frames = self.prepare(frames.flatten(1, 2))
         return frames.to(self.dtype, memory_format=torch.channels_last)
 
