@@ -339,7 +339,10 @@ class TestPack:
 @pytest.mark.parametrize(
     ('config', 'network'),
     [
-        ('dblrnet_ms', lambda: MultiScaleDBLRNet(channels=(4, 8), num_blocks=(0, 1, 0))),
+        (
+            'dblrnet_ms',
+            lambda: MultiScaleDBLRNet(channels=(4, 8), num_blocks=(0, 1, 0), align=True),
+        ),
         ('dblrnet_plus', lambda: DBLRNet(norm=None, residual=True, mid_channels=4, num_blocks=1)),
     ],
 )
