@@ -80,6 +80,12 @@ def _reproducible():
     np.random.seed(0)  # noqa: NPY002  (MMagic's transforms use it)
 
 
+@pytest.fixture(autouse=True)
+def _own_loggers(monkeypatch):
+    """Keep the log files of runs from later tests: ``uvicorn.Config`` closes all log files."""
+    monkeypatch.setattr(MMLogger, '_instance_dict', OrderedDict())
+
+
 @pytest.fixture(scope='module', autouse=True)
 def _no_trimmings(request):
     """Leave out curves and the line breaks of dumped configs: they take longer than training.
