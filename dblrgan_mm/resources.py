@@ -5,6 +5,7 @@ import difflib
 import hashlib
 import importlib.metadata
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,18 @@ def read_config_file(path: str | Path, **kwargs: Any) -> Any:
 
     try:
         return Config.fromfile(path, **kwargs)
-    except (OSError, SyntaxError) as error:
-        missing = isinstance(error, FileNotFoundError) and error.filename
-        reason = f'no file {missing}' if missing else error
-        raise LaunchError(f'{path}: {reason}; correct the config') from error
+    except Exception as error:  # a config is a program
+        raise LaunchError(f'{path}: {_reason(error)}; correct the config') from error
+
+
+def _reason(error: Exception) -> str:
+    """Say in one line what is wrong with a config that could not be read."""
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f'no file {error.filename}'
+    if isinstance(error, (OSError, SyntaxError)):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f'{type(error).__name__}: {error} (line {place.lineno} of {place.filename})'
 
 
 def _warn_if_edited() -> None:

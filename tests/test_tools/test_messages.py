@@ -46,6 +46,7 @@ def place(tmp_path, sample_root, monkeypatch) -> Path:
     (tmp_path / 'text.pth').write_text('not a checkpoint')
     torch.save({'weight': torch.zeros(3)}, 'other.pth')
     (tmp_path / 'wrong.py').write_text("_base_ = ['nowhere.py']")
+    (tmp_path / 'typo.py').write_text('lr = 1e-4\nmodel = dict(lr=lrr)\n')
     (tmp_path / 'taken').write_text('')
     return tmp_path
 
