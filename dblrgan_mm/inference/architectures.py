@@ -11,6 +11,7 @@ from torch import nn
 from dblrgan_mm.inference.networks.multiscale_network import StripMultiScaleDBLRNet
 from dblrgan_mm.inference.networks.strip_network import StripDBLRNet, StripNetwork
 from dblrgan_mm.nn import DBLRNet, MultiScaleDBLRNet
+from dblrgan_mm.nn.alignment import PATH
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -114,7 +115,12 @@ def _infer_dblrnet(state_dict: Weights) -> dict[str, Any]:
 
 def _infer_multiscale(state_dict: Weights) -> dict[str, Any]:
     first, colors, frames = _shape(state_dict, 'head.weight', 5)[:3]
-    if colors not in (1, 3) or frames % 2 == 0:
+    align = 'alignment' in state_dict
+    if align and not torch.equal(state_dict['alignment'].float(), torch.tensor(PATH)):
+        raise ValueError('its frames were aligned by another version of this package; use that one')
+    if align and frames > 1:
+        frames -= len(PATH)
+    if colors not in (1, 3) or frames < 1 or frames % 2 == 0:
         raise ValueError(f'{colors} channel(s) and {frames} frames do not fit MultiScaleDBLRNet')
     coarsest = _count(state_dict, 'down', 'scales')
     channels = (first, *(_shape(state_dict, f'down.{i}.weight', 4)[0] for i in range(coarsest)))
@@ -128,7 +134,7 @@ def _infer_multiscale(state_dict: Weights) -> dict[str, Any]:
         color='luma' if colors == 1 else 'rgb',
         channels=channels,
         num_blocks=num_blocks,
-        align='alignment' in state_dict,
+        align=align,
     )
 
 

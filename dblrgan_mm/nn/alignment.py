@@ -1,4 +1,4 @@
-"""Align the frames of a window to the centre frame with an optical flow that needs no training."""
+"""Align the frames of a window with an optical flow that needs no training."""
 
 import torch
 from torch.nn import functional as F
@@ -9,11 +9,12 @@ LONGEST_STEP = 1.0  # pixels of the current scale
 WINDOW, SMOOTHING = 2, 2  # radii of box filters, in pixels of the current scale
 DAMPING = 1e-4  # squared luma difference per pixel; no motion where there is no texture
 MULTIPLE = 2**SCALES
+PATH = (-1, -0.5, 0.5, 1)  # shifts of the centre frame, in motions per frame
 
 
 @torch.no_grad()
 def align_frames(frames: torch.Tensor, luma: torch.Tensor) -> torch.Tensor:
-    """Warp the frames of windows to their centre frames.
+    """Warp the frames of windows to the centre frame, and shift the centre frame along its motion.
 
     The optical flow is that of Lucas and Kanade ("An iterative image registration technique", 1981)
     with a pyramid: from coarse to fine, the flow is refined in a few steps and smoothed. It finds
@@ -21,28 +22,41 @@ def align_frames(frames: torch.Tensor, luma: torch.Tensor) -> torch.Tensor:
     a frame, the warped frame is wrong; the network must cope with that. Gradients do not flow
     through the result.
 
+    Motion blur mixes the pixels on the path of the motion, and the optical flow gives this path
+    (Kim and Lee, "Generalized video deblurring for dynamic scenes", CVPR 2015). Shifting the centre
+    frame along it puts these pixels on top of each other. The shifts are fixed fractions of the
+    motion per frame, so this works for any direction and length of the blur. Such shifted frames as
+    input of a network are our idea.
+
     Args:
         frames: windows (n, t, c, h, w), floating point, t odd, any h and w.
         luma: luma of these frames, (n, t, 1, h, w), in [0, 1].
 
     Returns:
-        Windows of the same shape and dtype. The centre frame is unchanged.
+        (n, t + len(PATH), c, h, w), of the same dtype: the warped frames, with an unchanged centre
+        frame, and the centre frame shifted along its motion by the fractions of ``PATH``. With
+        t = 1, the frames as they are.
 
     Example:
         >>> window = torch.rand(1, 5, 1, 50, 70)
         >>> align_frames(window, window).shape
-        torch.Size([1, 5, 1, 50, 70])
+        torch.Size([1, 9, 1, 50, 70])
     """
     total = frames.shape[1]
     middle = total // 2
     if total == 1:
         return frames
+    centre = frames[:, middle : middle + 1]
     with torch.autocast(frames.device.type, enabled=False):
         flow = estimate_flow(luma.float())
         warped = _warp(_without_centre(frames).flatten(0, 1).float(), flow, 'bicubic')
-        warped = warped.unflatten(0, (-1, total - 1)).to(frames.dtype)
-    centre = frames[:, middle : middle + 1]
-    return torch.cat((warped[:, :middle], centre, warped[:, middle:]), 1)
+        warped = warped.unflatten(0, (-1, total - 1))
+        flow = flow.unflatten(0, (-1, total - 1))
+        motion = (flow[:, middle] - flow[:, middle - 1]) / 2  # to the next frame
+        source = centre[:, 0].float()
+        shifted = [_warp(source, fraction * motion, 'bilinear')[:, None] for fraction in PATH]
+    parts = (warped[:, :middle], centre, warped[:, middle:], *shifted)
+    return torch.cat([part.to(frames.dtype) for part in parts], 1)
 
 
 def estimate_flow(luma: torch.Tensor) -> torch.Tensor:
@@ -96,11 +110,11 @@ def _step(centre: torch.Tensor, slope: torch.Tensor, warped: torch.Tensor) -> to
 def _warp(frames: torch.Tensor, flow: torch.Tensor, mode: str = 'bilinear') -> torch.Tensor:
     """Sample frames (n, c, h, w) at each pixel's position plus its flow (n, 2, h, w)."""
     height, width = flow.shape[-2:]
-    x = torch.arange(width, dtype=flow.dtype, device=flow.device)
-    y = torch.arange(height, dtype=flow.dtype, device=flow.device)[:, None]
-    columns = (x + flow[:, 0] + 0.5) * (2 / width) - 1
-    rows = (y + flow[:, 1] + 0.5) * (2 / height) - 1
-    grid = torch.stack((columns, rows), 3)
+    columns = torch.arange(width, dtype=flow.dtype, device=flow.device)
+    rows = torch.arange(height, dtype=flow.dtype, device=flow.device)[:, None]
+    place = torch.stack(torch.broadcast_tensors(columns, rows))
+    scale = 2 / (place[:, -1:, -1:] + 1)  # a tensor: ONNX files take any size
+    grid = torch.addcmul((place + 0.5) * scale - 1, flow, scale).permute(0, 2, 3, 1)
     return F.grid_sample(frames, grid, mode, padding_mode='border', align_corners=False)
 
 
@@ -110,7 +124,7 @@ def _without_centre(frames: torch.Tensor) -> torch.Tensor:
 
 
 def _double(flow: torch.Tensor) -> torch.Tensor:
-    return 2 * F.interpolate(flow, scale_factor=2, mode='bilinear', align_corners=False)
+    return F.interpolate(2 * flow, scale_factor=2, mode='bilinear', align_corners=False)
 
 
 def _halve(frames: torch.Tensor) -> torch.Tensor:
@@ -128,7 +142,12 @@ def _gradient(x: torch.Tensor) -> torch.Tensor:
 def _box(x: torch.Tensor, radius: int) -> torch.Tensor:
     """Average over squares of ``2 * radius + 1`` pixels; faster on a CPU than ``avg_pool2d``."""
     x = F.pad(x, (radius,) * 4, mode='replicate')
-    first, *others = (slice(i, i - 2 * radius or None) for i in range(2 * radius + 1))
-    x = sum((x[..., rows, :] for rows in others), x[..., first, :])
-    x = sum((x[..., columns] for columns in others), x[..., first])
-    return x / (2 * radius + 1) ** 2
+    last = 2 * radius
+    ends = [slice(i, i - last or None) for i in range(last + 1)]
+    sums = x[..., ends[0], :] + x[..., ends[last], :]
+    for rows in ends[1:last]:
+        sums += x[..., rows, :]
+    x = sums[..., ends[0]] + sums[..., ends[last]]
+    for columns in ends[1:last]:
+        x += sums[..., columns]
+    return x.div_((last + 1) ** 2)

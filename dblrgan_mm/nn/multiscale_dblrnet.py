@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dblrgan_mm.nn.alignment import align_frames
+from dblrgan_mm.nn.alignment import PATH, align_frames
 from dblrgan_mm.nn.color import rgb_to_luma, unit_luma
 from dblrgan_mm.nn.dblrnet import ResidualBlock, as_windows, require_window
 from dblrgan_mm.nn.module_list import ModuleList
@@ -27,8 +27,9 @@ class MultiScaleDBLRNet(nn.Module):
     to the centre frame, so that details of the frame are not lost. There is no normalisation.
 
     With the default arguments it has 1.605 M parameters (``color='rgb'``: 1.607 M) and needs 54.6
-    thousand multiply-accumulates per pixel, 1/34 of DBLRNet's, not counting ``align``. Frames are
-    padded on the right and at the bottom, by replication, to a multiple of the coarsest scale.
+    thousand multiply-accumulates per pixel, 1/34 of DBLRNet's (with ``align`` 55.2 thousand, and the
+    alignment itself). Frames are padded on the right and at the bottom, by replication, to a
+    multiple of the coarsest scale.
 
     Args:
         num_frames: number t of frames in the window, odd.
@@ -38,7 +39,8 @@ class MultiScaleDBLRNet(nn.Module):
             scale has half the rows and columns of the previous one.
         num_blocks: number of residual blocks at each scale on the way down to the coarsest scale
             and back up to full resolution, ``2 * len(channels) - 1`` numbers.
-        align: whether the other frames are first warped to the centre frame (``align_frames``).
+        align: whether the other frames are first warped to the centre frame, and the centre frame
+            also given shifted along its motion (``align_frames``).
 
     Raises:
         ValueError: for an invalid argument, and on a forward pass with the wrong number of axes,
@@ -74,7 +76,8 @@ class MultiScaleDBLRNet(nn.Module):
         self.color = color
         self.align = align
         if align:  # stored, so that weights are never used without the alignment they need
-            self.register_buffer('alignment', torch.ones(1))
+            self.register_buffer('alignment', torch.tensor(PATH))
+        inputs = num_frames + (len(PATH) if align and num_frames > 1 else 0)
 
         def blocks(scale: int, count: int) -> nn.Sequential:
             return nn.Sequential(*(ResidualBlock(channels[scale], None) for _ in range(count)))
@@ -83,7 +86,7 @@ class MultiScaleDBLRNet(nn.Module):
         coarsest = len(channels) - 1
         down, up = num_blocks[:coarsest], num_blocks[:coarsest:-1]
         steps = list(itertools.pairwise(channels))
-        self.head = nn.Conv3d(colors, channels[0], (num_frames, 3, 3), padding=(0, 1, 1))
+        self.head = nn.Conv3d(colors, channels[0], (inputs, 3, 3), padding=(0, 1, 1))
         self.encoders = ModuleList(blocks(*scale) for scale in enumerate(down))
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, 2) for fine, coarse in steps)
         self.body = blocks(coarsest, num_blocks[coarsest])
@@ -150,7 +153,10 @@ class MultiScaleDBLRNet(nn.Module):
         return centre + self.difference(frames)
 
     def difference(self, frames: torch.Tensor) -> torch.Tensor:
-        """Return the difference to the centre frame, (n, c, h, w), for windows (n, t, c, h, w)."""
+        """Return the difference to the centre frame, (n, c, h, w), for windows (n, t, c, h, w).
+
+        With ``align``, these are the result of ``align_frames``.
+        """
         height, width = frames.shape[-2:]
         pad = (0, -width % self.multiple, 0, -height % self.multiple)
         frames = F.pad(frames.transpose(1, 2), (*pad, 0, 0), mode='replicate')

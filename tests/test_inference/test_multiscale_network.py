@@ -11,6 +11,7 @@ from dblrgan_mm.inference.checkpoint import Generator, load_generator, publish
 from dblrgan_mm.inference.networks.multiscale_network import StripMultiScaleDBLRNet
 from dblrgan_mm.inference.networks.onnx_network import OnnxNetwork
 from dblrgan_mm.nn import MultiScaleDBLRNet
+from dblrgan_mm.nn.alignment import PATH
 
 VARIANTS = [
     dict(),
@@ -187,6 +188,11 @@ class TestCheckpoint:
                 r'2 channel\(s\) and 3 frames do not fit MultiScaleDBLRNet',
             ),
             (lambda s: s.update({'head.weight': torch.zeros(5)}), 'expected 5 axes'),
+            (lambda s: s.update(alignment=torch.ones(1)), 'by another version of this package'),
+            (
+                lambda s: s.update(alignment=torch.tensor(PATH)),
+                r'1 channel\(s\) and -1 frames do not fit MultiScaleDBLRNet',
+            ),
             (
                 lambda s: s.update({'down.9.weight': torch.zeros(1)}),
                 'some of the 10 scales are',
@@ -297,7 +303,9 @@ class TestOnnx:
             torch.testing.assert_close(network(windows), expected, rtol=0, atol=1e-4)
 
     def test_whole_frames_only(self, exported, tmp_path, monkeypatch):
-        exported(trained(**VARIANTS[6]))
+        net = trained(**VARIANTS[6])
+        net.tail.weight.data *= 0.1
+        exported(net)
         with pytest.raises(UserError, match='takes only whole frames; omit the tile option'):
             Deblurrer.from_checkpoint(tmp_path / 'net.onnx', device='cpu', tile=64)
         deblurrer = Deblurrer.from_checkpoint(tmp_path / 'net.onnx', device='cpu')

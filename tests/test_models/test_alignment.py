@@ -1,11 +1,11 @@
-"""Frames are warped to the centre frame; checked on real frames with known and real motion."""
+"""Frames are warped to the centre frame, and it is shifted along its motion: on real frames."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from dblrgan_mm.nn import align_frames, rgb_to_luma
-from dblrgan_mm.nn.alignment import estimate_flow
+from dblrgan_mm.nn.alignment import PATH, estimate_flow
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -30,14 +30,29 @@ class TestKnownMotion:
         error = (flow - torch.stack([there, -there])).square().sum(1).sqrt()
         assert error.median() < 0.3
 
+    def test_centre_frame_is_shifted_along_the_motion(self, real_clip):
+        rows, columns = 3.0, -7.5
+        centre = rgb_to_luma(real_clip['blurry'][2])
+        before, after = moved(centre, -rows, -columns), moved(centre, rows, columns)
+        window = torch.stack([before, centre, after])[None]
+        shifted = align_frames(window, window)[0, 3:]
+        assert len(shifted) == len(PATH)
+        inner = (..., slice(32, -32), slice(32, -32))
+        for fraction, frame in zip(PATH, shifted, strict=True):
+            expected = moved(centre, -fraction * rows, -fraction * columns)
+            assert psnr(frame[inner], expected[inner]) > 35 > psnr(centre[inner], expected[inner])
+
     def test_still_frames_stay(self, real_clip):
         frames = real_clip['blurry'][2].expand(1, 5, -1, -1, -1)
         aligned = align_frames(frames, rgb_to_luma(frames))
-        torch.testing.assert_close(aligned, frames, rtol=0, atol=1e-5)
+        expected = frames[:, :1].expand_as(aligned)
+        torch.testing.assert_close(aligned, expected, rtol=0, atol=1e-5)
 
     def test_frames_without_texture_stay(self):
         frames = torch.tensor([0.2, 0.9, 0.4]).view(1, 3, 1, 1, 1).expand(1, 3, 1, 40, 50)
-        torch.testing.assert_close(align_frames(frames, frames), frames, rtol=0, atol=1e-6)
+        aligned = align_frames(frames, frames)
+        torch.testing.assert_close(aligned[:, :3], frames, rtol=0, atol=1e-6)
+        torch.testing.assert_close(aligned[:, 3:], frames[:, 1:2].expand(-1, len(PATH), -1, -1, -1))
 
 
 class TestRealMotion:
@@ -64,8 +79,10 @@ class TestRealMotion:
 
     def test_reversed_window(self, real_clip):
         luma = rgb_to_luma(real_clip['blurry'][None, :5])
-        reverse = align_frames(luma.flip(1), luma.flip(1)).flip(1)
-        torch.testing.assert_close(align_frames(luma, luma), reverse, rtol=0, atol=1e-4)
+        aligned, reverse = align_frames(luma, luma), align_frames(luma.flip(1), luma.flip(1))
+        for part in (slice(5), slice(5, None)):  # frames; shifted centre frame
+            turned = reverse[:, part].flip(1)
+            torch.testing.assert_close(aligned[:, part], turned, rtol=0, atol=1e-4)
 
 
 class TestValues:
@@ -77,7 +94,7 @@ class TestValues:
     def test_any_size(self, size):
         frames = torch.rand(1, 3, 1, *size)
         aligned = align_frames(frames, frames)
-        assert aligned.shape == frames.shape
+        assert aligned.shape == (1, 3 + len(PATH), 1, *size)
         assert aligned.isfinite().all()
 
     def test_bfloat16_and_autocast(self, real_clip):
