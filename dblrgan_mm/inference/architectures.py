@@ -117,7 +117,7 @@ def _infer_multiscale(state_dict: Weights) -> dict[str, Any]:
     first, colors, frames = _shape(state_dict, 'head.weight', 5)[:3]
     align = 'alignment' in state_dict
     if align and not torch.equal(state_dict['alignment'].float(), torch.tensor(PATH)):
-        raise ValueError('its frames were aligned by another version of this package; use that one')
+        raise ValueError('they were trained with another version of align_frames')
     if align and frames > 1:
         frames -= len(PATH)
     if colors not in (1, 3) or frames < 1 or frames % 2 == 0:

@@ -27,9 +27,9 @@ class MultiScaleDBLRNet(nn.Module):
     to the centre frame, so that details of the frame are not lost. There is no normalisation.
 
     With the default arguments it has 1.605 M parameters (``color='rgb'``: 1.607 M) and needs 54.6
-    thousand multiply-accumulates per pixel, 1/34 of DBLRNet's (with ``align`` 55.2 thousand, and the
-    alignment itself). Frames are padded on the right and at the bottom, by replication, to a
-    multiple of the coarsest scale.
+    thousand multiply-accumulates per pixel, 1/34 of DBLRNet's; with ``align`` 55.2 thousand, not
+    counting the alignment itself. Frames are padded on the right and at the bottom, by replication,
+    to a multiple of the coarsest scale.
 
     Args:
         num_frames: number t of frames in the window, odd.

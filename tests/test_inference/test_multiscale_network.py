@@ -188,7 +188,10 @@ class TestCheckpoint:
                 r'2 channel\(s\) and 3 frames do not fit MultiScaleDBLRNet',
             ),
             (lambda s: s.update({'head.weight': torch.zeros(5)}), 'expected 5 axes'),
-            (lambda s: s.update(alignment=torch.ones(1)), 'by another version of this package'),
+            (
+                lambda s: s.update(alignment=torch.ones(1)),
+                'trained with another version of align_frames',
+            ),
             (
                 lambda s: s.update(alignment=torch.tensor(PATH)),
                 r'1 channel\(s\) and -1 frames do not fit MultiScaleDBLRNet',
