@@ -51,8 +51,8 @@ def align_frames(frames: torch.Tensor, luma: torch.Tensor) -> torch.Tensor:
         flow = estimate_flow(luma.float())
         warped = _warp(_without_centre(frames).flatten(0, 1).float(), flow, 'bicubic')
         warped = warped.unflatten(0, (-1, total - 1))
-        flow = flow.unflatten(0, (-1, total - 1))
-        motion = (flow[:, middle] - flow[:, middle - 1]) / 2  # to the next frame
+        before, after = (flow[i :: total - 1] for i in (middle - 1, middle))
+        motion = (after - before) / 2  # unflatten here would fix the size in ONNX files
         source = centre[:, 0].float()
         shifted = [_warp(source, fraction * motion, 'bilinear')[:, None] for fraction in PATH]
     parts = (warped[:, :middle], centre, warped[:, middle:], *shifted)
@@ -111,8 +111,8 @@ def _warp(frames: torch.Tensor, flow: torch.Tensor, mode: str = 'bilinear') -> t
     """Sample frames (n, c, h, w) at each pixel's position plus its flow (n, 2, h, w)."""
     height, width = flow.shape[-2:]
     columns = torch.arange(width, dtype=flow.dtype, device=flow.device)
-    rows = torch.arange(height, dtype=flow.dtype, device=flow.device)[:, None]
-    place = torch.stack(torch.broadcast_tensors(columns, rows))
+    rows = torch.arange(height, dtype=flow.dtype, device=flow.device)
+    place = torch.stack(torch.meshgrid(columns, rows, indexing='xy'))
     scale = 2 / (place[:, -1:, -1:] + 1)  # a tensor: ONNX files take any size
     grid = torch.addcmul((place + 0.5) * scale - 1, flow, scale).permute(0, 2, 3, 1)
     return F.grid_sample(frames, grid, mode, padding_mode='border', align_corners=False)
