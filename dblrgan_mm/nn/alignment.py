@@ -53,9 +53,11 @@ def align_frames(frames: torch.Tensor, luma: torch.Tensor) -> torch.Tensor:
         warped = warped.unflatten(0, (-1, total - 1))
         before, after = (flow[i :: total - 1] for i in (middle - 1, middle))
         motion = (after - before) / 2  # unflatten here would fix the size in ONNX files
-        source = centre[:, 0].float()
-        shifted = [_warp(source, fraction * motion, 'bilinear')[:, None] for fraction in PATH]
-    parts = (warped[:, :middle], centre, warped[:, middle:], *shifted)
+        flows = torch.stack([fraction * motion for fraction in PATH], 1)
+        sources = centre.expand(-1, len(PATH), -1, -1, -1)
+        shifted = _warp(sources.flatten(0, 1).float(), flows.flatten(0, 1))
+        shifted = shifted.unflatten(0, (-1, len(PATH)))
+    parts = (warped[:, :middle], centre, warped[:, middle:], shifted)
     return torch.cat([part.to(frames.dtype) for part in parts], 1)
 
 

@@ -109,7 +109,10 @@ class StripNetwork(nn.Module):
         raise NotImplementedError
 
     def align(self, windows: torch.Tensor) -> torch.Tensor:
-        """Align the frames of whole windows (n, t, 3, h, w); the result may be their luma only."""
+        """Align the frames of whole windows (n, t, 3, h, w).
+
+        The result may be luma only, and have further frames that are derived from these.
+        """
         return windows
 
     def prepare(self, frames: torch.Tensor) -> torch.Tensor:
