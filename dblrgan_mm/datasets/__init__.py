@@ -8,7 +8,7 @@ from dblrgan_mm.datasets.clip_places import ClipPlacesDataset
 from dblrgan_mm.datasets.degradations import CameraNoise, RandomClipCompression
 from dblrgan_mm.datasets.picked_crops import PickedCropsDataset
 from dblrgan_mm.datasets.resumable import ResumableSampler
-from dblrgan_mm.datasets.transforms import ClipRandomCrop, LoadClipFrames
+from dblrgan_mm.datasets.transforms import ClipRandomCrop, LoadClipFrames, SharpInput
 from dblrgan_mm.datasets.video_clip_dataset import VideoClipDataset
 from dblrgan_mm.errors import DatasetError
 
@@ -21,5 +21,6 @@ __all__ = [
     'PickedCropsDataset',
     'RandomClipCompression',
     'ResumableSampler',
+    'SharpInput',
     'VideoClipDataset',
 ]

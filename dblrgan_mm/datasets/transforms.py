@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 from mmagic.datasets.transforms import LoadImageFromFile, PairedRandomCrop
 from mmagic.registry import TRANSFORMS
+from mmcv.transforms import BaseTransform
 
 from dblrgan_mm.clips import clip_store
 from dblrgan_mm.clips.frames import AS_STORED, require_8_bit_colour
@@ -100,3 +101,40 @@ class ClipRandomCrop(PairedRandomCrop):
                 'or remove the clip'
             )
         return super().transform({**results, 'scale': 1})
+
+
+@TRANSFORMS.register_module()
+class SharpInput(BaseTransform):
+    """Replaces the blurry frames by the sharp ones in a fraction of the windows.
+
+    The method is our own. A network that is trained only on blurry windows expects blur wherever
+    it sees motion, so it changes sharp frames of a moving scene. These windows teach it to return
+    them as they are. The data set must have ``gt='window'``; afterwards, ``gt`` holds only the sharp
+    centre frame, as with ``gt='centre'``.
+
+    Args:
+        prob: fraction of windows whose blurry frames are replaced.
+
+    Raises:
+        ValueError: if ``prob`` is outside [0, 1].
+        LaunchError: if a window has not as many sharp frames as blurry ones.
+    """
+
+    def __init__(self, prob: float = 0.05) -> None:
+        if not 0 <= prob <= 1:
+            raise ValueError(f'prob must be in [0, 1], got {prob}')
+        self.prob = prob
+
+    def transform(self, results: dict) -> dict:
+        """Replace the frames, or not, and keep the sharp centre frame as the target."""
+        blurry, sharp = results['img'], results.get('gt', [])
+        if len(blurry) != len(sharp):
+            raise LaunchError(
+                f'SharpInput needs a sharp frame for each of the {len(blurry)} blurry frames of a '
+                f"window, got {len(sharp)}: set gt='window', and load them with "
+                "LoadClipFrames(key='gt')"
+            )
+        if np.random.uniform() < self.prob:  # noqa: NPY002  (seeded for each sample)
+            results['img'] = [frame.copy() for frame in sharp]
+        results['gt'] = [sharp[len(sharp) // 2]]
+        return results

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from dblrgan_mm.clips import clip_store
-from dblrgan_mm.datasets import ClipRandomCrop, LoadClipFrames
+from dblrgan_mm.datasets import ClipRandomCrop, LoadClipFrames, SharpInput
 from dblrgan_mm.errors import LaunchError
 
 
@@ -182,3 +182,43 @@ class TestClipRandomCrop:
             'the crop of 145x145 pixels is larger than the frames of 254x144: set gt_patch_size to '
             'at most 144, or remove the clip'
         )
+
+
+class TestSharpInput:
+    @pytest.fixture
+    def window(self, frames) -> dict:
+        sharp = [path.replace('/blur/', '/sharp/') for path in frames]
+        return {**load(frames, channel_order='rgb'), **load(sharp, key='gt', channel_order='rgb')}
+
+    def test_replaces_the_blurry_frames(self, window):
+        blurry, sharp = window['img'], window['gt']
+        results = SharpInput(prob=1.0).transform(dict(window))
+        np.testing.assert_array_equal(results['img'], sharp)
+        assert not np.array_equal(blurry, sharp)
+        np.testing.assert_array_equal(results['gt'], sharp[1:2])
+        results['img'][1][:] = 0  # noise on the input must not reach the target
+        assert results['gt'][0].any()
+
+    def test_otherwise_keeps_them(self, window):
+        results = SharpInput(prob=0.0).transform(dict(window))
+        np.testing.assert_array_equal(results['img'], window['img'])
+        np.testing.assert_array_equal(results['gt'], window['gt'][1:2])
+
+    def test_fraction_of_windows(self, window):
+        np.random.seed(0)  # noqa: NPY002
+        transform = SharpInput(prob=0.25)
+        replaced = [
+            np.array_equal(transform.transform(dict(window))['img'], window['gt'])
+            for _ in range(200)
+        ]
+        assert 30 <= sum(replaced) <= 70
+
+    @pytest.mark.parametrize('sharp', [0, 1])
+    def test_needs_all_sharp_frames(self, window, sharp):
+        window['gt'] = window['gt'][:sharp]
+        with pytest.raises(LaunchError, match=f"3 blurry frames .* got {sharp}: set gt='window'"):
+            SharpInput().transform(window)
+
+    def test_probability(self):
+        with pytest.raises(ValueError, match=r'prob must be in \[0, 1\], got 5'):
+            SharpInput(prob=5)
