@@ -19,10 +19,11 @@ class ClipPlacesDataset(Dataset):
     """Draws the places of crops, which ``ClipsOnDevicePreprocessor`` then cuts. Our own design.
 
     An item has the keys ``places``, (k, 6), int64, the candidates, as described in
-    ``dblrgan_mm.clips.device_clips``; ``noise``, (k,), float32; and ``crop_size``. The first
-    candidate lies in the requested window, the others lie in random windows. All frames of a window
-    belong to one clip. Crop position, mirroring, transposition and time direction are random, too.
-    Use ``collate_fn=dict(type='default_collate')`` to form batches.
+    ``dblrgan_mm.clips.device_clips``; ``noise``, (k,), float32; ``crop_size``; and ``sharp_input``,
+    whether the sharp frames replace the blurry ones. The first candidate lies in the requested
+    window, the others lie in random windows. All frames of a window belong to one clip. Crop
+    position, mirroring, transposition and time direction are random, too. Use
+    ``collate_fn=dict(type='default_collate')`` to form batches.
 
     Args:
         data_root: a clip store.
@@ -30,6 +31,8 @@ class ClipPlacesDataset(Dataset):
         crop_size: height and width of a crop.
         candidates: number of places to choose from; 1 keeps the requested window.
         num_frames: frames per window, odd.
+        sharp_prob: fraction of windows whose blurry frames are replaced by the sharp ones, as by
+            ``SharpInput``.
         layout, layout_args: what the store was made from, as in ``VideoClipDataset``.
 
     Raises:
@@ -48,6 +51,7 @@ class ClipPlacesDataset(Dataset):
         crop_size: int,
         candidates: int = 8,
         num_frames: int = 5,
+        sharp_prob: float = 0.0,
         layout: str = 'gopro',
         layout_args: dict | None = None,
     ) -> None:
@@ -59,8 +63,11 @@ class ClipPlacesDataset(Dataset):
             raise ValueError(
                 f'candidates and crop_size must be at least 1, got {candidates} and {crop_size}'
             )
+        if not 0 <= sharp_prob <= 1:
+            raise ValueError(f'sharp_prob must be in [0, 1], got {sharp_prob}')
         self.crop_size = crop_size
         self.candidates = candidates
+        self.sharp_prob = sharp_prob
         reach = num_frames // 2
         windows, left_out = [], []
         self.sizes = []  # height and width of each clip's frames
@@ -101,4 +108,5 @@ class ClipPlacesDataset(Dataset):
             places=torch.from_numpy(places),
             noise=torch.from_numpy(noise).float(),
             crop_size=self.crop_size,
+            sharp_input=bool(np.random.uniform() < self.sharp_prob),  # noqa: NPY002
         )

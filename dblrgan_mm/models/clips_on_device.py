@@ -58,9 +58,12 @@ class ClipsOnDevicePreprocessor(DataPreprocessor):
         places, noise = (
             data[name].to(self.device, non_blocking=True) for name in ('places', 'noise')
         )
-        size = int(data['crop_size'][0])
+        size, reach = int(data['crop_size'][0]), self.num_frames // 2
         places = self._clips.pick(places, noise, size)
-        blurry, sharp = self._clips.crops(places, size, self.num_frames // 2, self.gt_frames // 2)
+        blurry, sharp = self._clips.crops(places, size, reach, self.gt_frames // 2)
+        replaced = data['sharp_input'].nonzero()[:, 0].to(self.device, non_blocking=True)
+        if len(replaced) > 0:
+            blurry[replaced] = self._clips.crops(places[replaced], size, 0, reach)[1]
         sharp = self._do_norm(sharp.float())
         return dict(
             inputs=self._do_norm(blurry.float()),

@@ -10,17 +10,23 @@ from dblrgan_mm.nn.color import rgb_to_luma
 class ContentLoss(nn.Module):
     """Mean squared error over the pixels, the paper's content loss, or Charbonnier loss.
 
-    MMagic's ``CharbonnierLoss`` can only compare RGB.
+    MMagic's ``CharbonnierLoss`` can only compare RGB. A loss of the spectrum can be added, in which
+    the small errors of high frequencies count more than in a loss of the pixels (Cho et al.,
+    "Rethinking Coarse-to-Fine Approach in Single Image Deblurring", ICCV 2021; there, at several
+    scales).
 
     Args:
         color: 'rgb' compares all three channels; 'luma' compares only Y (BT.601), for a network
             that restores only luma, as ``DBLRNet`` does by default.
         form: loss of a pixel with error e: 'mse' is e^2; 'charbonnier' is sqrt(e^2 + 1e-6)
             (Charbonnier et al., 1994; the constant is that of Lai et al., LapSRN, 2017).
+        spectrum_weight: factor of the additional loss, the mean absolute value of the real and
+            imaginary parts of the error's 2D Fourier transform, which is scaled to be orthonormal.
         loss_weight: factor of the result.
 
     Raises:
-        ValueError: for another ``color`` or ``form``, or if the shapes differ.
+        ValueError: for another ``color`` or ``form``, a negative ``spectrum_weight``, or if the
+            shapes differ.
 
     Example:
         >>> ContentLoss()(torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8))
@@ -29,14 +35,23 @@ class ContentLoss(nn.Module):
 
     FORMS = ('mse', 'charbonnier')
 
-    def __init__(self, color: str = 'rgb', form: str = 'mse', loss_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        color: str = 'rgb',
+        form: str = 'mse',
+        spectrum_weight: float = 0.0,
+        loss_weight: float = 1.0,
+    ) -> None:
         super().__init__()
         if color not in ('luma', 'rgb'):
             raise ValueError(f"color must be 'luma' or 'rgb', got {color!r}")
         if form not in self.FORMS:
             raise ValueError(f'form must be one of {", ".join(self.FORMS)}, got {form!r}')
+        if not spectrum_weight >= 0:
+            raise ValueError(f'spectrum_weight must not be negative, got {spectrum_weight}')
         self.color = color
         self.form = form
+        self.spectrum_weight = spectrum_weight
         self.loss_weight = loss_weight
 
     def forward(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -52,7 +67,11 @@ class ContentLoss(nn.Module):
         error = difference.square()
         if self.form == 'charbonnier':
             error = (error + 1e-6).sqrt()
-        return self.loss_weight * error.mean()
+        loss = error.mean()
+        if self.spectrum_weight > 0:
+            spectrum = torch.view_as_real(torch.fft.rfft2(difference, norm='ortho'))
+            loss = loss + self.spectrum_weight * spectrum.abs().mean()
+        return self.loss_weight * loss
 
 
 class AdversarialLoss(nn.Module):

@@ -109,6 +109,11 @@ class TestCrops:
             )
         item = pseudo_collate([windows[0]])
         assert torch.equal(ours(item, True)['inputs'], theirs(item, True)['inputs'])
+        batch['sharp_input'][1:3] = True
+        replaced = ours(batch, training=True)['inputs']
+        same = (replaced == cropped['inputs']).flatten(1).all(1)
+        assert same.logical_not().nonzero()[:, 0].tolist() == [1, 2]
+        assert torch.equal(replaced[1:3, 2], cropped['data_samples'].gt_img[1:3])
         if device == 'cuda':
             torch.cuda.set_sync_debug_mode('error')
             ours(batch, training=True)
@@ -165,6 +170,18 @@ class TestPlaces:
         assert sharp.shape == (3, 5, 3, SIZE, SIZE)
 
 
+    def test_fraction_of_sharp_windows(self, store):
+        assert not places(store, 60)['sharp_input'].any()
+        assert places(store, 60, sharp_prob=1.0)['sharp_input'].all()
+        assert 15 <= places(store, 60, sharp_prob=0.5)['sharp_input'].sum() <= 45
+
+    def test_sharp_windows_equal_the_sharp_frames(self, store):
+        batch = places(store, 5, sharp_prob=1.0)
+        usual = dict(type='ClipsOnDevicePreprocessor', data_root=str(store), split='train')
+        result = MODELS.build(dict(usual, gt_frames=5))(batch, True)
+        assert torch.equal(result['inputs'], result['data_samples'].gt_img)
+
+
 class TestErrors:
     def test_no_clip_store(self, tmp_path):
         with pytest.raises(DatasetError, match='is not a clip store'):
@@ -187,6 +204,8 @@ class TestErrors:
     def test_arguments(self, store):
         with pytest.raises(ValueError, match='num_frames must be odd'):
             ClipPlacesDataset(str(store), 'train', 48, num_frames=4)
+        with pytest.raises(ValueError, match=r'sharp_prob must be in \[0, 1\], got 2'):
+            ClipPlacesDataset(str(store), 'train', 48, sharp_prob=2)
         with pytest.raises(ValueError, match='must be at least 1, got 0 and 48'):
             ClipPlacesDataset(str(store), 'train', 48, candidates=0)
 

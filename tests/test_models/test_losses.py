@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -28,6 +29,17 @@ class TestContentLoss:
         ContentLoss(form='charbonnier')(frame, torch.zeros(1, 3, 4, 4)).backward()
         assert torch.equal(frame.grad, torch.zeros(1, 3, 4, 4)), 'no 0 / 0 where all is right'
 
+    @pytest.mark.parametrize('color', ['rgb', 'luma'])
+    def test_spectrum(self, real_clip, color):
+        blurry, sharp = real_clip['blurry'][:2], real_clip['sharp'][:2]
+        error = blurry - sharp if color == 'rgb' else rgb_to_luma(blurry) - rgb_to_luma(sharp)
+        spectrum = np.fft.rfft2(error.numpy(), norm='ortho')
+        expected = (np.abs(spectrum.real).mean() + np.abs(spectrum.imag).mean()) / 2
+        added = ContentLoss(color, spectrum_weight=10.0)(blurry, sharp) - ContentLoss(color)(
+            blurry, sharp
+        )
+        assert added.item() == pytest.approx(10 * expected, rel=1e-4)
+
     def test_luma_ignores_chroma(self):
         frame = torch.rand(1, 3, 6, 6)
         other = frame + torch.tensor([0.587, -0.299, 0.0]).view(3, 1, 1)
@@ -47,6 +59,8 @@ class TestContentLoss:
             ContentLoss('hsv')
         with pytest.raises(ValueError, match="mse, charbonnier, got 'ssim'"):
             ContentLoss(form='ssim')
+        with pytest.raises(ValueError, match='spectrum_weight must not be negative, got -1'):
+            ContentLoss(spectrum_weight=-1.0)
 
 
 class TestAdversarialLoss:
