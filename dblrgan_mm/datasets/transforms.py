@@ -109,8 +109,8 @@ class SharpInput(BaseTransform):
 
     The method is our own. A network that is trained only on blurry windows expects blur wherever
     it sees motion, so it changes sharp frames of a moving scene. These windows teach it to return
-    them as they are. The data set must have ``gt='window'``; afterwards, ``gt`` holds only the sharp
-    centre frame, as with ``gt='centre'``.
+    them as they are. The data set must have ``gt='window'``; afterwards, ``gt`` holds only the
+    sharp centre frame, as with ``gt='centre'``.
 
     Args:
         prob: fraction of windows whose blurry frames are replaced.

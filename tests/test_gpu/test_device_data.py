@@ -169,7 +169,6 @@ class TestPlaces:
         sharp = preprocessor(places(store, 3), True)['data_samples'].gt_img
         assert sharp.shape == (3, 5, 3, SIZE, SIZE)
 
-
     def test_fraction_of_sharp_windows(self, store):
         assert not places(store, 60)['sharp_input'].any()
         assert places(store, 60, sharp_prob=1.0)['sharp_input'].all()
