@@ -109,8 +109,9 @@ class SharpInput(BaseTransform):
 
     The method is our own. A network that is trained only on blurry windows expects blur wherever
     it sees motion, so it changes sharp frames of a moving scene. These windows teach it to return
-    them as they are. The data set must have ``gt='window'``; afterwards, ``gt`` holds only the
-    sharp centre frame, as with ``gt='centre'``.
+    them as they are. After training with 5 % of them, a network sharpened mildly blurred frames too
+    much. The data set must have ``gt='window'``; afterwards, ``gt`` holds only the sharp centre
+    frame, as with ``gt='centre'``.
 
     Args:
         prob: fraction of windows whose blurry frames are replaced.
@@ -120,7 +121,7 @@ class SharpInput(BaseTransform):
         LaunchError: if a window has not as many sharp frames as blurry ones.
     """
 
-    def __init__(self, prob: float = 0.05) -> None:
+    def __init__(self, prob: float = 0.01) -> None:
         if not 0 <= prob <= 1:
             raise ValueError(f'prob must be in [0, 1], got {prob}')
         self.prob = prob

@@ -21,7 +21,7 @@ train_dataloader = dict(
         crop_size=crop_size,
         candidates=8,
         num_frames=5,
-        sharp_prob=0.05,
+        sharp_prob=0.01,
     ),
 )
 val_dataloader = dict(dataset=dict(data_root=data_root))
