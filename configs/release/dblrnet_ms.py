@@ -1,5 +1,5 @@
 # The package's dblrnet_ms, first part: a constant learning rate, for any number of iterations.
-# configs/release/dblrnet_ms_decay.py is the last part.
+# configs/release/dblrnet_ms_decay.py is the second part, dblrnet_ms_mild.py the third.
 _base_ = [
     '../_base_/default_runtime.py',
     '../_base_/models/dblrnet_ms.py',

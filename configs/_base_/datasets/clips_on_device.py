@@ -19,7 +19,7 @@ train_dataloader = dict(
         data_root=data_root,
         split='train',
         crop_size=crop_size,
-        candidates=8,
+        candidates=3,
         num_frames=5,
         sharp_prob=0.01,
     ),

@@ -1,0 +1,4 @@
+# Smaller maps at the coarse scales, more blocks at full resolution.
+_base_ = ['../small/dblrnet_ms.py']
+
+model = dict(generator=dict(channels=(24, 32, 48, 64), num_blocks=(1, 1, 2, 3, 2, 1, 1)))
