@@ -1,7 +1,7 @@
-# The package's dblrnet_ms, second part: starts from the averaged weights of the first part and lowers
-# the learning rate to a thousandth, with larger crops, more crops that are nearly sharp, and some
-# windows without any blur. Set load_from to the last checkpoint of the first part; a path is
-# relative to the folder in which the command runs.
+# The package's dblrnet_ms, second part: starts from the averaged weights of the first part and
+# lowers the learning rate to a thousandth, with larger crops, more crops that are nearly sharp,
+# and some windows without any blur. Set load_from to the last checkpoint of the first part; a
+# path is relative to the folder in which the command runs.
 _base_ = ['./dblrnet_ms.py']
 
 load_from = 'work_dirs/dblrnet_ms/iter_20000.pth'

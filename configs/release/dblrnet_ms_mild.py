@@ -1,5 +1,5 @@
-# The package's dblrnet_ms, third part: goes on after dblrnet_ms_decay.py with additional clips whose
-# blur is mild or absent, so that nearly sharp frames are not sharpened too much. Crops are no longer
+# The package's dblrnet_ms, third part: continues after dblrnet_ms_decay.py with additional clips
+# whose blur is mild, so that nearly sharp frames are not sharpened too much. Crops are no longer
 # picked by their blur. docs/weights.md shows how to make the data.
 _base_ = ['./dblrnet_ms_decay.py']
 
