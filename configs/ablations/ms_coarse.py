@@ -1,4 +1,6 @@
-# No blocks at full resolution, more at the coarse scales.
+# Larger maps and more blocks at the coarse scales, no blocks at full resolution.
 _base_ = ['../small/dblrnet_ms.py']
 
-model = dict(generator=dict(num_blocks=(0, 0, 3, 6, 3, 1, 0)))
+model = dict(
+    generator=dict(channels=(16, 32, 64, 128), num_blocks=(0, 0, 3, 6, 3, 1, 0)),
+)

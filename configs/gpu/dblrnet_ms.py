@@ -1,4 +1,5 @@
-# MultiScaleDBLRNet, trained in minutes on one GPU; `make gpu` uses this config.
+# MultiScaleDBLRNet with about three times as many maps as by default, trained in minutes on one
+# GPU; `make gpu` uses this config.
 _base_ = [
     '../_base_/gpu_runtime.py',
     '../_base_/models/dblrnet_ms.py',
@@ -6,6 +7,9 @@ _base_ = [
     '../_base_/schedules/gpu.py',
 ]
 
-model = dict(data_preprocessor=_base_.data_preprocessor)
+model = dict(
+    generator=dict(channels=(48, 64, 96, 128), num_blocks=(1, 1, 2, 3, 2, 1, 3)),
+    data_preprocessor=_base_.data_preprocessor,
+)
 train_dataloader = dict(batch_size=64)
 optim_wrapper = dict(type='GuardedOptimWrapper', optimizer=dict(type='ConvMuon', lr=3e-3))

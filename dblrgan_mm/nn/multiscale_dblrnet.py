@@ -22,12 +22,13 @@ class MultiScaleDBLRNet(nn.Module):
 
     It keeps the idea of DBLRNet (Zhang et al., IEEE TIP 28(1), 2019): a 3D convolution without
     temporal padding merges unaligned frames, followed by residual blocks with long skip
-    connections. Most blocks work at coarse scales, as in a U-Net (Ronneberger et al., MICCAI 2015),
-    where a 3x3 convolution covers a large area at a low cost. The network predicts the difference
-    to the centre frame, so that details of the frame are not lost. There is no normalisation.
+    connections. The blocks work at several scales, as in a U-Net (Ronneberger et al., MICCAI 2015):
+    at coarse scales a 3x3 convolution covers a large area at a low cost. The network predicts the
+    difference to the centre frame, so that details of the frame are not lost. There is no
+    normalisation.
 
-    With the default arguments it has 1.605 M parameters (``color='rgb'``: 1.607 M) and needs 54.6
-    thousand multiply-accumulates per pixel, 1/34 of DBLRNet's; with ``align`` 55.2 thousand, not
+    With the default arguments it has 0.485 M parameters (``color='rgb'``: 0.487 M) and needs 44.5
+    thousand multiply-accumulates per pixel, 1/42 of DBLRNet's; with ``align`` 45.1 thousand, not
     counting the alignment itself. Frames are padded on the right and at the bottom, by replication,
     to a multiple of the coarsest scale.
 
@@ -55,8 +56,8 @@ class MultiScaleDBLRNet(nn.Module):
         self,
         num_frames: int = 5,
         color: str = 'luma',
-        channels: Sequence[int] = (16, 32, 64, 128),
-        num_blocks: Sequence[int] = (0, 1, 2, 4, 2, 1, 1),
+        channels: Sequence[int] = (16, 32, 48, 64),
+        num_blocks: Sequence[int] = (1, 1, 2, 3, 2, 1, 3),
         align: bool = False,
     ) -> None:
         super().__init__()

@@ -84,7 +84,7 @@ def test_package_weights_keep_their_description(tmp_path, call_tool):
     assert result.code == 0, result.err
     meta = OnnxNetwork(tmp_path / 'net.onnx', CPU).meta
     assert 'DAVIS' in meta['training_data']
-    assert list(meta['architecture']['channels']) == [16, 32, 64, 128]
+    assert list(meta['architecture']['channels']) == [16, 32, 48, 64]
     assert sorted(p.name for p in tmp_path.iterdir()) == ['net.onnx']
 
 

@@ -18,12 +18,16 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-CANDIDATES = 8
+CANDIDATES = 3
 # config name: class, arguments, batch, crop, learning rate
 NETWORKS: dict[str, tuple[str, dict[str, Any], int, int, float]] = {
-    'dblrnet_ms': ('MultiScaleDBLRNet', dict(align=True), 64, 192, 1e-3),
+    'dblrnet_ms': (
+        'MultiScaleDBLRNet',
+        dict(align=True, channels=(48, 64, 96, 128), num_blocks=(1, 1, 2, 3, 2, 1, 3)),
+        64, 192, 1e-3,
+    ),
     'dblrnet_plus': ('DBLRNet', dict(norm=None, residual=True), 28, 192, 6e-4),
-}
+}  # fmt: skip
 
 
 def train(args: argparse.Namespace) -> None:

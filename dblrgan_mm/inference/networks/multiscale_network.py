@@ -43,8 +43,8 @@ class StripMultiScaleDBLRNet(StripNetwork):
 
     Example:
         >>> net = MultiScaleDBLRNet().eval()
-        >>> architecture = dict(num_frames=5, color='luma', channels=(16, 32, 64, 128),
-        ...                     num_blocks=(0, 1, 2, 4, 2, 1, 1), align=False)
+        >>> architecture = dict(num_frames=5, color='luma', channels=(16, 32, 48, 64),
+        ...                     num_blocks=(1, 1, 2, 3, 2, 1, 3), align=False)
         >>> strips = StripMultiScaleDBLRNet(net.state_dict(), architecture)
         >>> strips(torch.zeros(1, 5, 3, 64, 48, dtype=torch.uint8)).shape
         torch.Size([1, 3, 64, 48])
