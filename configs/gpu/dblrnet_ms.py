@@ -8,7 +8,7 @@ _base_ = [
 ]
 
 model = dict(
-    generator=dict(channels=(48, 64, 96, 128), num_blocks=(1, 1, 2, 3, 2, 1, 3)),
+    generator=dict(channels=(48, 64, 96, 128)),
     data_preprocessor=_base_.data_preprocessor,
 )
 train_dataloader = dict(batch_size=64)

@@ -23,11 +23,13 @@ CANDIDATES = 3
 NETWORKS: dict[str, tuple[str, dict[str, Any], int, int, float]] = {
     'dblrnet_ms': (
         'MultiScaleDBLRNet',
-        dict(align=True, channels=(48, 64, 96, 128), num_blocks=(1, 1, 2, 3, 2, 1, 3)),
-        64, 192, 1e-3,
+        dict(align=True, channels=(48, 64, 96, 128)),
+        64,
+        192,
+        1e-3,
     ),
     'dblrnet_plus': ('DBLRNet', dict(norm=None, residual=True), 28, 192, 6e-4),
-}  # fmt: skip
+}
 
 
 def train(args: argparse.Namespace) -> None:
